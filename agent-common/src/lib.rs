@@ -1,0 +1,13 @@
+//! What both sides of a boundary share, so that neither can drift.
+//!
+//! In the order in which a measurement travels:
+//! - [`abi`]: kernel to agent. Map names, capacities, event records, offsets. `no_std`.
+//! - [`wire`]: agent to loadgen. Messages of the pairing socket and their framing.
+//! - [`duration`]: durations as both command lines take them.
+#![cfg_attr(not(feature = "std"), no_std)]
+
+pub mod abi;
+#[cfg(feature = "std")]
+pub mod duration;
+#[cfg(feature = "std")]
+pub mod wire;

@@ -1,0 +1,22 @@
+//! `agent inject`: adds, lists and clears impairments. The library half, [`apply`], serves the
+//! pairing session as well.
+//!
+//! From the command to the packet: `commands` reads the arguments, `active` puts the impairment
+//! into force by one of the `engines` and keeps it there (`running`), `control` answers other
+//! commands about it, `registry` is how they find it, `recover` removes what a killed agent left.
+
+mod active;
+mod commands;
+mod control;
+mod engines;
+mod error;
+pub mod recover;
+mod registry;
+mod running;
+
+pub use active::{ActiveImpairment, End, Outcome, Scope, apply};
+pub use commands::{Args, run};
+pub use engines::{Engines, engines_available};
+pub use error::InjectError;
+
+pub use crate::model::impairment::{Engine, EngineChoice, Impairment, Receipt};

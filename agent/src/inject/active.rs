@@ -1,0 +1,343 @@
+//! Puts an impairment into force and holds it there.
+
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use serde::{Deserialize, Serialize};
+
+use super::control;
+use super::engines::{choose, require_root};
+use super::error::InjectError;
+use super::recover;
+use super::registry::{self, Entry};
+use super::running::{Running, of_qdisc};
+use crate::model::impairment::{Engine, EngineChoice, Impairment, Receipt};
+use crate::sys::link::{self, Link};
+use crate::sys::netlink::{Conn, Refusal};
+use crate::sys::netns::Netns;
+use crate::sys::qdisc::{self, QdiscError};
+
+/// Where an impairment goes: everything that leaves `device` in `netns`.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Network namespace.
+    pub netns: Netns,
+    /// Name of the interface in it.
+    pub device: String,
+}
+
+/// How an impairment ended other than by its holder's [`ActiveImpairment::clear`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// `agent inject clear` asked for it.
+    Cleared,
+    /// The interface is gone.
+    DeviceVanished,
+    /// The engine failed, with the reason.
+    Failed(String),
+}
+
+/// What an impairment did, told when it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// What packets got; None where the engine cannot tell (netem).
+    pub receipt: Option<Receipt>,
+    /// Packets dropped, or let through undelayed, since the engine's queue was full.
+    pub dropped: u64,
+}
+
+/// An impairment in force. It ends with [`Self::clear`] or when this is dropped, and if the process
+/// is killed, within a second.
+#[derive(Debug)]
+pub struct ActiveImpairment {
+    shared: Arc<Shared>,
+    control: Option<JoinHandle<()>>,
+}
+
+/// What the holder and the control thread share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) entry: Entry,
+    delay: Duration,
+    why: String,
+    state: Mutex<State>,
+    changed: Condvar,
+    pub(super) stop: EventFd,
+}
+
+#[derive(Debug)]
+enum State {
+    InForce(Running),
+    /// Ended, in which way, with what outcome.
+    Ended(Option<End>, Result<Outcome, String>),
+    /// Only while it is being ended.
+    Ending,
+}
+
+/// Puts `impairment` into force. Blocks for some milliseconds; makes its own threads and needs no
+/// async runtime. With netem it starts this program again as `inject guardian`, so only `agent` can
+/// do that.
+///
+/// # Errors
+/// [`InjectError`]; nothing is left behind then.
+pub fn apply(
+    impairment: &Impairment,
+    scope: &Scope,
+    choice: EngineChoice,
+) -> Result<ActiveImpairment, InjectError> {
+    require_root()?;
+    impairment.check()?;
+    registry::prepare()?;
+    let _lock = registry::lock()?;
+    recover::stale(|_| true)?;
+    let link = scope.netns.run(|| find(scope))??;
+    let (engine, why) = choose(choice)?;
+    let pid = std::process::id();
+    let entry = Entry {
+        id: registry::new_id(),
+        pid,
+        started: registry::start_time(pid).unwrap_or(0),
+        engine,
+        impairment: *impairment,
+        device: link.name,
+        index: link.index,
+        netns: scope.netns.label().to_owned(),
+        netns_inode: scope.netns.inode(),
+        since: registry::unix_now(),
+        before: None,
+    };
+    refuse_second(&entry)?;
+    // Sockets and the guardian belong to the namespace of the thread that makes them.
+    scope.netns.run(|| start(entry, why))?
+}
+
+fn kernel(action: &'static str) -> impl Fn(Refusal) -> InjectError {
+    move |refusal| InjectError::Kernel { action: action.to_owned(), source: refusal.into() }
+}
+
+fn find(scope: &Scope) -> Result<Link, InjectError> {
+    let mut route = link::open().map_err(kernel("open rtnetlink"))?;
+    let links = link::list(&mut route).map_err(kernel("list the interfaces"))?;
+    links.iter().find(|link| link.name == scope.device).cloned().ok_or_else(|| {
+        InjectError::NoDevice {
+            device: scope.device.clone(),
+            netns: scope.netns.label().to_owned(),
+            existing: links.into_iter().map(|link| link.name).collect(),
+        }
+    })
+}
+
+fn refuse_second(entry: &Entry) -> Result<(), InjectError> {
+    let same =
+        |other: &&Entry| (other.netns_inode, other.index) == (entry.netns_inode, entry.index);
+    match registry::read()?.0.iter().filter(same).find(|other| other.is_live()) {
+        None => Ok(()),
+        Some(other) => Err(InjectError::AlreadyImpaired {
+            device: entry.device.clone(),
+            netns: entry.netns.clone(),
+            by: format!(" by process {}", other.pid),
+        }),
+    }
+}
+
+fn start(mut entry: Entry, why: String) -> Result<ActiveImpairment, InjectError> {
+    let mut route = link::open().map_err(kernel("open rtnetlink"))?;
+    let events = Conn::open_link_events().map_err(kernel("listen for news of interfaces"))?;
+    match qdisc::look(&mut route, entry.index) {
+        Ok(before) if entry.engine == Engine::Netem => entry.before = Some(before),
+        Ok(_) => {}
+        // nfqueue goes before any qdisc and gets along with all of them.
+        Err(QdiscError::Foreign { .. }) if entry.engine == Engine::Nfqueue => {}
+        Err(error) => return Err(of_qdisc(error, &entry)),
+    }
+    // On disk first, so that there is never an impairment that no file tells of.
+    entry.write()?;
+    let begun = begin(route, events, &entry, why);
+    if begun.is_err() {
+        entry.remove();
+    }
+    begun
+}
+
+fn begin(
+    route: Conn,
+    events: Conn,
+    entry: &Entry,
+    why: String,
+) -> Result<ActiveImpairment, InjectError> {
+    let local = |action: &str, source| InjectError::Kernel { action: action.to_owned(), source };
+    let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .map_err(|errno| local("make an eventfd", errno.into()))?;
+    let socket = entry.socket();
+    let _ = std::fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket)
+        .map_err(|source| local(&format!("bind {}", socket.display()), source))?;
+    let (running, delay) = Running::start(route, entry)?;
+    let shared = Arc::new(Shared {
+        entry: entry.clone(),
+        delay,
+        why,
+        state: Mutex::new(State::InForce(running)),
+        changed: Condvar::new(),
+        stop,
+    });
+    let mut active = ActiveImpairment { shared: Arc::clone(&shared), control: None };
+    // From here on a failure drops `active`, which clears.
+    let thread = std::thread::Builder::new()
+        .name("inject-control".to_owned())
+        .spawn(move || control::run(&shared, &listener, &events))
+        .map_err(|source| local("start a thread", source))?;
+    active.control = Some(thread);
+    Ok(active)
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn receipt(&self) -> Option<Receipt> {
+        match &*self.lock() {
+            State::InForce(running) => running.receipt(),
+            State::Ended(_, Ok(outcome)) => outcome.receipt,
+            _ => None,
+        }
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        match &mut *self.lock() {
+            State::InForce(running) => running.dropped(),
+            State::Ended(_, Ok(outcome)) => outcome.dropped,
+            _ => 0,
+        }
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        match &mut *self.lock() {
+            State::InForce(running) => running.failure(),
+            _ => None,
+        }
+    }
+
+    /// Ends the impairment, once; later calls get the first one's result.
+    pub(super) fn finish(&self, end: Option<End>) -> Result<Outcome, InjectError> {
+        let mut state = self.lock();
+        let running = match std::mem::replace(&mut *state, State::Ending) {
+            State::InForce(running) => running,
+            State::Ended(first, outcome) => {
+                let again = outcome.clone();
+                *state = State::Ended(first, outcome);
+                return again.map_err(|reason| self.failed(reason));
+            }
+            // Unreachable: the lock is held throughout.
+            State::Ending => return Err(self.failed("it is being ended already".to_owned())),
+        };
+        let result = running.clear(&self.entry);
+        let kept = match &result {
+            Ok(outcome) => Ok(*outcome),
+            Err(error) => Err(error.to_string()),
+        };
+        *state = State::Ended(end, kept);
+        drop(state);
+        self.entry.remove();
+        self.changed.notify_all();
+        result
+    }
+
+    fn failed(&self, reason: String) -> InjectError {
+        InjectError::Failed { device: self.entry.device.clone(), reason }
+    }
+}
+
+impl ActiveImpairment {
+    /// Which engine it is.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.shared.entry.engine
+    }
+
+    /// Why it is that engine, in words.
+    #[must_use]
+    pub fn why_engine(&self) -> &str {
+        &self.shared.why
+    }
+
+    /// The interface.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        &self.shared.entry.device
+    }
+
+    /// The delay as the engine has it, read back where the kernel can be asked.
+    #[must_use]
+    pub fn delay(&self) -> Duration {
+        self.shared.delay
+    }
+
+    /// What packets got so far; None where the engine cannot tell (netem).
+    #[must_use]
+    pub fn receipt(&self) -> Option<Receipt> {
+        self.shared.receipt()
+    }
+
+    /// Packets dropped, or let through undelayed, since the engine's queue was full.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped()
+    }
+
+    /// Whether it has ended by itself or by somebody else's wish; poll this while it matters.
+    #[must_use]
+    pub fn ended(&self) -> Option<End> {
+        match &*self.shared.lock() {
+            State::Ended(end, _) => end.clone(),
+            _ => None,
+        }
+    }
+
+    /// Waits until it ends by itself or by somebody else's wish, at most for `timeout`.
+    #[must_use]
+    pub fn wait(&self, timeout: Duration) -> Option<End> {
+        let in_force = |state: &mut State| !matches!(state, State::Ended(..));
+        let waited = self.shared.changed.wait_timeout_while(self.shared.lock(), timeout, in_force);
+        match &*waited.unwrap_or_else(PoisonError::into_inner).0 {
+            State::Ended(end, _) => end.clone(),
+            _ => None,
+        }
+    }
+
+    /// Ends it and checks that the interface is as it was before. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// Something is left, or it had ended before by failure.
+    pub fn clear(mut self) -> Result<Outcome, InjectError> {
+        let outcome = self.shared.finish(None);
+        self.stop_control();
+        match self.ended() {
+            None | Some(End::Cleared) => outcome,
+            Some(End::DeviceVanished) => {
+                Err(InjectError::DeviceVanished(self.shared.entry.device.clone()))
+            }
+            Some(End::Failed(reason)) => Err(self.shared.failed(reason)),
+        }
+    }
+
+    fn stop_control(&mut self) {
+        if let Some(thread) = self.control.take() {
+            // It can only fail by being full, and then it wakes as well.
+            let _ = self.shared.stop.write(1);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for ActiveImpairment {
+    fn drop(&mut self) {
+        // A second end after `clear` does nothing; an error has nobody to go to here.
+        let _ = self.shared.finish(None);
+        self.stop_control();
+    }
+}

@@ -1,0 +1,121 @@
+//! The commands `agent inject add`, `list` and `clear`.
+
+mod add;
+mod clear;
+mod list;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::error::InjectError;
+use crate::sys::guardian;
+use crate::sys::netns::Netns;
+
+/// Injects a delay into what leaves an interface, lists what is injected, and clears it.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Delays everything that leaves an interface, until Ctrl-C or `agent inject clear`.
+    Add(add::Args),
+    /// Lists what is injected.
+    List(list::Args),
+    /// Ends what is injected, in every namespace unless --netns or --pid names one, and removes what
+    /// a killed agent left.
+    Clear(clear::Args),
+    /// The process that takes a qdisc away when its agent is gone.
+    #[command(hide = true)]
+    Guardian {
+        /// What it watches over, as JSON.
+        #[arg(long)]
+        ward: String,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// One that names the thing and the fix; nothing is left behind then.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.verb {
+        Verb::Add(args) => add::run(args),
+        Verb::List(args) => list::run(args),
+        Verb::Clear(args) => clear::run(args),
+        Verb::Guardian { ward } => guardian::guard(ward).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Which network namespace; the current one if not said.
+#[derive(Debug, Default, clap::Args)]
+#[group(multiple = false)]
+struct Namespace {
+    /// Network namespace by name, as `ip netns` lists it.
+    #[arg(long, value_name = "NAME")]
+    netns: Option<String>,
+    /// Network namespace of a process.
+    #[arg(long, value_name = "PID", allow_hyphen_values = true)]
+    pid: Option<String>,
+}
+
+impl Namespace {
+    fn given(&self) -> Result<Option<Netns>, InjectError> {
+        match (&self.netns, &self.pid) {
+            (Some(name), _) => Ok(Some(Netns::named(name)?)),
+            (None, Some(pid)) => {
+                let pid = pid.parse().map_err(|_| InjectError::BadPid(pid.clone()))?;
+                Ok(Some(Netns::of_pid(pid)?))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn arguments(&self) -> Vec<&str> {
+        match (&self.netns, &self.pid) {
+            (Some(name), _) => vec!["--netns", name],
+            (None, Some(pid)) => vec!["--pid", pid],
+            (None, None) => vec![],
+        }
+    }
+}
+
+/// Writes a line to the terminal. One that went away must not keep an impairment from its end.
+fn say(line: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+}
+
+/// `1 packet`, `2 packets`.
+fn packets(count: u64) -> String {
+    if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") }
+}
+
+/// Nanoseconds as milliseconds with three digits.
+fn ms(ns: u64) -> String {
+    format!("{:.3} ms", ns as f64 / 1e6)
+}
+
+/// What an impairment did, in words.
+fn outcome_text(outcome: &super::Outcome) -> String {
+    let dropped = match outcome.dropped {
+        0 => "none was dropped or let through undelayed".to_owned(),
+        n => format!("{} dropped or let through undelayed: the queue was full", packets(n)),
+    };
+    match outcome.receipt {
+        None => dropped,
+        Some(receipt) if receipt.packets == 0 => format!("no packet was held; {dropped}"),
+        Some(receipt) => format!(
+            "{} held, median {}, p99 {}, longest {}; {dropped}",
+            packets(receipt.packets),
+            ms(receipt.p50_ns),
+            ms(receipt.p99_ns),
+            ms(receipt.max_ns),
+        ),
+    }
+}

@@ -1,0 +1,177 @@
+//! `agent inject add`.
+
+use std::io::{Read, Write};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use agent_common::duration;
+use anyhow::Context;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::{Namespace, outcome_text, say};
+use crate::inject::active::{ActiveImpairment, End, Scope, apply};
+use crate::inject::engines::require_root;
+use crate::inject::error::InjectError;
+use crate::model::impairment::{Engine, EngineChoice, Impairment};
+use crate::sys::netns::Netns;
+
+/// How soon a signal is noticed.
+const SIGNAL_LATENCY: Duration = Duration::from_millis(20);
+/// What the background process waits for after it has told that all is well.
+const GO: u8 = b'g';
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Interface whose outgoing packets are delayed.
+    #[arg(long, value_name = "DEV")]
+    dev: String,
+    #[command(flatten)]
+    namespace: Namespace,
+    /// Delay, such as 100ms, 1.5s or 250us; at most 60s.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    delay: String,
+    /// How to delay.
+    #[arg(long, value_enum, default_value_t)]
+    engine: EngineChoice,
+    /// Return as soon as the delay is in force; a background process holds it until
+    /// `agent inject clear`.
+    #[arg(long)]
+    detach: bool,
+    /// This is that background process.
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    hold: bool,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let delay = duration::parse(&args.delay)?;
+    let impairment = Impairment::fixed_delay(delay).map_err(InjectError::from)?;
+    require_root()?;
+    if args.detach {
+        return detach(args);
+    }
+    // Before anything is in force, so that no signal finds it unguarded.
+    let ending = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&ending))
+            .context("cannot prepare for signals")?;
+    }
+    if args.hold {
+        nix::unistd::setsid().context("cannot leave the terminal")?;
+    }
+    let netns = match args.namespace.given()? {
+        Some(netns) => netns,
+        None => Netns::current().map_err(InjectError::from)?,
+    };
+    let scope = Scope { netns, device: args.dev.clone() };
+    let active = apply(&impairment, &scope, args.engine)?;
+    describe(&active, &scope);
+    if args.hold {
+        match hand_over() {
+            Ok(true) => {}
+            // Whoever started this was interrupted: the delay is not wanted any more.
+            _ => ending.store(true, Ordering::SeqCst),
+        }
+    } else {
+        say(&format!("end it with Ctrl-C or `{}`", how_to_clear(args)));
+    }
+    hold(active, &ending)
+}
+
+/// The command that ends this one impairment: interfaces of the same name are in every namespace.
+fn how_to_clear(args: &Args) -> String {
+    let dev = &args.dev;
+    match (&args.namespace.netns, &args.namespace.pid) {
+        (Some(name), _) => format!("agent inject clear --dev {dev} --netns {name}"),
+        (_, Some(pid)) => format!("agent inject clear --dev {dev} --pid {pid}"),
+        _ => format!("agent inject clear --dev {dev} --pid $$"),
+    }
+}
+
+fn describe(active: &ActiveImpairment, scope: &Scope) {
+    let delay = duration::format(active.delay());
+    let netns = scope.netns.label();
+    say(&format!(
+        "everything that leaves {} in network namespace {netns} is delayed by {delay}\n\
+         engine {} ({})",
+        active.device(),
+        active.engine(),
+        active.why_engine(),
+    ));
+    if active.engine() == Engine::Nfqueue {
+        say("with this engine a TCP connection keeps about two segments on their way: what is \
+             longer than 2 KB takes more than one delay to send");
+    }
+}
+
+fn hold(active: ActiveImpairment, ending: &AtomicBool) -> anyhow::Result<ExitCode> {
+    let end = loop {
+        if ending.load(Ordering::SeqCst) {
+            break None;
+        }
+        if let Some(end) = active.wait(SIGNAL_LATENCY) {
+            break Some(end);
+        }
+    };
+    let outcome = active.clear()?;
+    let by = if end == Some(End::Cleared) { " by another command" } else { "" };
+    say(&format!("cleared{by}: {}", outcome_text(&outcome)));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts this program again in the background and waits until the delay is in force there.
+fn detach(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut child = Command::new("/proc/self/exe")
+        .args(["inject", "add", "--hold", "--dev", &args.dev, "--delay", &args.delay])
+        .args(["--engine", engine_argument(args.engine)])
+        .args(args.namespace.arguments())
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start the background process")?;
+    let (mut told, mut complaint) = (String::new(), String::new());
+    // It closes both when it is ready, and ends when it fails.
+    if let Some(mut out) = child.stdout.take() {
+        out.read_to_string(&mut told).context("cannot hear from the background process")?;
+    }
+    if let Some(mut err) = child.stderr.take() {
+        err.read_to_string(&mut complaint).context("cannot hear from the background process")?;
+    }
+    let go = child.stdin.take().map(|mut stdin| stdin.write_all(&[GO]));
+    if !matches!(go, Some(Ok(()))) || !complaint.is_empty() {
+        let _ = child.wait();
+        let reason = complaint.trim().trim_start_matches("error: ");
+        let reason = if reason.is_empty() { "the background process ended early" } else { reason };
+        anyhow::bail!("{reason}");
+    }
+    say(&format!(
+        "{}\nheld by process {}; end it with `{}`",
+        told.trim_end(),
+        child.id(),
+        how_to_clear(args)
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// In the background process: lets go of the pipes to the process that started this one, and waits
+/// for its word. False if it went away instead.
+fn hand_over() -> anyhow::Result<bool> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    let mut word = [0];
+    let len = std::io::stdin().read(&mut word)?;
+    nix::unistd::dup2_stdin(&null)?;
+    Ok(len == 1 && word[0] == GO)
+}
+
+fn engine_argument(choice: EngineChoice) -> &'static str {
+    match choice {
+        EngineChoice::Auto => "auto",
+        EngineChoice::Netem => "netem",
+        EngineChoice::Nfqueue => "nfqueue",
+    }
+}

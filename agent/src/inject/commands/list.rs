@@ -1,0 +1,107 @@
+//! `agent inject list`.
+
+use std::process::ExitCode;
+
+use agent_common::duration;
+use serde::Serialize;
+
+use super::{ms, say};
+use crate::inject::active::Outcome;
+use crate::inject::control::{Answer, Question, ask};
+use crate::inject::engines::require_root;
+use crate::inject::registry::{self, Entry};
+use crate::model::impairment::{Engine, Receipt};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One impairment as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Line {
+    device: String,
+    netns: String,
+    engine: Engine,
+    delay_ns: u64,
+    pid: u32,
+    /// Seconds since 1970.
+    since: u64,
+    /// `in_force`, `silent` (its process lives but does not answer) or `stale` (its process is gone).
+    state: &'static str,
+    receipt: Option<Receipt>,
+    dropped: Option<u64>,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    require_root()?;
+    let (entries, damaged) = registry::read()?;
+    let lines: Vec<Line> = entries.iter().map(line).collect();
+    for path in damaged {
+        eprintln!("warning: {} cannot be read; `agent inject clear` removes it", path.display());
+    }
+    if args.json {
+        say(&serde_json::to_string_pretty(&lines)?);
+    } else if lines.is_empty() {
+        say("nothing is injected");
+    } else {
+        table(&lines);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line(entry: &Entry) -> Line {
+    let (state, outcome) = if !entry.is_live() {
+        ("stale", None)
+    } else {
+        match ask(&entry.socket(), Question::Status) {
+            Ok(Answer::Status(outcome)) => ("in_force", Some(outcome)),
+            _ => ("silent", None),
+        }
+    };
+    let Outcome { receipt, dropped } = outcome.unwrap_or(Outcome { receipt: None, dropped: 0 });
+    Line {
+        device: entry.device.clone(),
+        netns: entry.netns.clone(),
+        engine: entry.engine,
+        delay_ns: u64::try_from(entry.impairment.delay.as_nanos()).unwrap_or(u64::MAX),
+        pid: entry.pid,
+        since: entry.since,
+        state,
+        receipt,
+        dropped: outcome.map(|_| dropped),
+    }
+}
+
+fn table(lines: &[Line]) {
+    let header =
+        ["DEV", "NETNS", "DELAY", "ENGINE", "PID", "STATE", "PACKETS", "MEDIAN", "DROPPED"];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(lines.iter().map(|line| {
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let median = line.receipt.filter(|receipt| receipt.packets > 0).map(|r| ms(r.p50_ns));
+        [
+            line.device.clone(),
+            line.netns.clone(),
+            duration::format(std::time::Duration::from_nanos(line.delay_ns)),
+            line.engine.to_string(),
+            line.pid.to_string(),
+            line.state.replace('_', " "),
+            or_dash(line.receipt.map(|receipt| receipt.packets.to_string())),
+            or_dash(median),
+            or_dash(line.dropped.map(|dropped| dropped.to_string())),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    for row in &rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        say(cells.join("  ").trim_end());
+    }
+    if lines.iter().any(|line| line.state == "stale") {
+        say("stale: its process is gone; `agent inject clear` removes what it left");
+    }
+}

@@ -1,0 +1,225 @@
+//! The list of impairments in force: one file each under `/run/dwell`, for `list` and `clear`, and
+//! for the next start to find what a killed agent and its killed guardian left.
+//!
+//! A file is a hint, never proof: whether its process lives is checked by start time, and what is
+//! really on an interface is asked of the kernel.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::error::InjectError;
+use crate::model::impairment::{Engine, Impairment};
+use crate::sys::qdisc::Before;
+
+/// Where the files are. Emptied by a reboot, as the kernel's state is.
+pub(super) const DIRECTORY: &str = "/run/dwell";
+const LOCK: &str = "lock";
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// One impairment as its file tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    /// Name of the file without its ending.
+    pub(super) id: String,
+    /// Process that holds the impairment.
+    pub(super) pid: u32,
+    /// When that process started, in clock ticks since boot.
+    pub(super) started: u64,
+    pub(super) engine: Engine,
+    pub(super) impairment: Impairment,
+    pub(super) device: String,
+    pub(super) index: i32,
+    /// How the namespace was named.
+    pub(super) netns: String,
+    /// Inode number of the namespace.
+    pub(super) netns_inode: u64,
+    /// Seconds since 1970.
+    pub(super) since: u64,
+    /// How to put the interface back; netem only.
+    pub(super) before: Option<Before>,
+}
+
+impl Entry {
+    /// Whether the process that wrote it is still there.
+    pub(super) fn is_live(&self) -> bool {
+        start_time(self.pid) == Some(self.started)
+    }
+
+    /// Path of the socket that its holder answers on.
+    pub(super) fn socket(&self) -> PathBuf {
+        Path::new(DIRECTORY).join(format!("{}.sock", self.id))
+    }
+
+    fn file(&self) -> PathBuf {
+        Path::new(DIRECTORY).join(format!("{}.json", self.id))
+    }
+
+    /// Writes the file: whole or not at all.
+    pub(super) fn write(&self) -> Result<(), InjectError> {
+        let (path, partial) = (self.file(), self.file().with_extension("partial"));
+        let write = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&partial)?;
+            file.write_all(&serde_json::to_vec_pretty(self)?)?;
+            fs::rename(&partial, &path)
+        };
+        write().map_err(failed("write", &path))
+    }
+
+    /// Removes the file and the socket.
+    pub(super) fn remove(&self) {
+        for path in [self.socket(), self.file().with_extension("partial"), self.file()] {
+            // Only what is there can be removed.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A name for a new entry: unique among live processes, and within this one.
+pub(super) fn new_id() -> String {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    format!("{}-{count}", std::process::id())
+}
+
+/// Now, in seconds since 1970.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// When process `pid` started, in clock ticks since boot; None if there is none (a zombie included).
+pub(super) fn start_time(pid: u32) -> Option<u64> {
+    parse_start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Field 22 of `/proc/PID/stat`, unless field 3 says that the process is dead. The command's name
+/// before it may hold anything, closing brackets included.
+fn parse_start_time(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    match fields.next()? {
+        "Z" | "X" => None,
+        _ => fields.nth(18)?.parse().ok(),
+    }
+}
+
+/// Makes the directory, and refuses one that somebody else could have filled.
+pub(super) fn prepare() -> Result<(), InjectError> {
+    let path = Path::new(DIRECTORY);
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(failed("make", path)(error));
+        }
+        _ => {}
+    }
+    let meta = fs::symlink_metadata(path).map_err(failed("look at", path))?;
+    if meta.is_dir() && meta.uid() == 0 && meta.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let reason = "it is not a directory of root's with mode 0700; remove it and try again";
+    Err(failed("trust", path)(io::Error::other(reason)))
+}
+
+/// Held while something is added or cleaned up, so that two agents do not do it at once.
+pub(super) fn lock() -> Result<Flock<File>, InjectError> {
+    let path = Path::new(DIRECTORY).join(LOCK);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed("open", &path))?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, errno)) => {
+                if Instant::now() >= deadline {
+                    return Err(failed("lock", &path)(errno.into()));
+                }
+                file = back;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Every entry, and the files that are none.
+pub(super) fn read() -> Result<(Vec<Entry>, Vec<PathBuf>), InjectError> {
+    let directory = Path::new(DIRECTORY);
+    let files = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((vec![], vec![])),
+        other => other.map_err(failed("read", directory))?,
+    };
+    let (mut entries, mut damaged) = (Vec::new(), Vec::new());
+    for path in files.flatten().map(|file| file.path()) {
+        if path.extension().is_none_or(|ending| ending != "json") {
+            continue;
+        }
+        let text = match fs::read(&path) {
+            // It ended just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(failed("read", &path))?,
+        };
+        match serde_json::from_slice::<Entry>(&text) {
+            Ok(entry) if entry.file() == path => entries.push(entry),
+            _ => damaged.push(path),
+        }
+    }
+    entries.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
+    Ok((entries, damaged))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> InjectError {
+    let path = path.display().to_string();
+    move |source| InjectError::Registry { action, path: path.clone(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_time_is_found_behind_any_name() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
+        assert_eq!(parse_start_time(&format!("7 (a b) c) {rest}")), Some(4242));
+        assert_eq!(parse_start_time(&format!("7 (x) {}", rest.replace('S', "Z"))), None);
+        assert_eq!(parse_start_time("7 (x"), None);
+        assert!(start_time(std::process::id()).is_some());
+        assert_eq!(start_time(4_194_305), None);
+    }
+
+    #[test]
+    fn an_entry_of_another_process_with_the_same_pid_is_stale() {
+        let pid = std::process::id();
+        let mut entry = Entry {
+            id: "t".into(),
+            pid,
+            started: start_time(pid).unwrap(),
+            engine: Engine::Nfqueue,
+            impairment: Impairment::fixed_delay(Duration::from_millis(1)).unwrap(),
+            device: "lo".into(),
+            index: 1,
+            netns: "current".into(),
+            netns_inode: 0,
+            since: 0,
+            before: None,
+        };
+        assert!(entry.is_live());
+        let text = serde_json::to_string(&entry).unwrap();
+        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+        entry.started += 1;
+        assert!(!entry.is_live());
+    }
+}

@@ -1,0 +1,125 @@
+//! One engine at work on one interface.
+
+use std::time::Duration;
+
+use super::active::Outcome;
+use super::error::InjectError;
+use super::registry::Entry;
+use crate::model::impairment::{Engine, LIMIT_PACKETS, Receipt};
+use crate::sys::guardian::{Guardian, Ward};
+use crate::sys::netlink::Conn;
+use crate::sys::nfqueue::{Delay, NfqueueError};
+use crate::sys::qdisc::{self, Before, QdiscError};
+
+/// An engine in force.
+#[derive(Debug)]
+pub(super) enum Running {
+    /// The kernel's own, with the process that takes it away should this one be killed.
+    Netem { route: Conn, index: i32, before: Before, guardian: Guardian },
+    /// Ours.
+    Nfqueue(Delay),
+}
+
+impl Running {
+    /// Starts the engine that `entry` names, in the calling thread's namespace. Returns it and the
+    /// delay it has.
+    pub(super) fn start(mut route: Conn, entry: &Entry) -> Result<(Self, Duration), InjectError> {
+        let delay = entry.impairment.delay;
+        match (entry.engine, &entry.before) {
+            (Engine::Netem, Some(before)) => {
+                let ward = Ward { index: entry.index, before: before.clone() };
+                let guardian = Guardian::start(&ward).map_err(|source| InjectError::Kernel {
+                    action: "start the guardian process".to_owned(),
+                    source,
+                })?;
+                let delay = qdisc::add(&mut route, entry.index, &entry.impairment, before)
+                    .map_err(|error| of_qdisc(error, entry))?;
+                let before = before.clone();
+                Ok((Self::Netem { route, index: entry.index, before, guardian }, delay))
+            }
+            _ => Delay::start(entry.index, delay, LIMIT_PACKETS)
+                .map(|running| (Self::Nfqueue(running), delay))
+                .map_err(|error| of_nfqueue(error, entry)),
+        }
+    }
+
+    pub(super) fn receipt(&self) -> Option<Receipt> {
+        match self {
+            Self::Netem { .. } => None,
+            Self::Nfqueue(delay) => Some(delay.receipt()),
+        }
+    }
+
+    pub(super) fn dropped(&mut self) -> u64 {
+        match self {
+            Self::Netem { route, index, .. } => match qdisc::root(route, *index) {
+                Ok(root) if root.is_ours() => root.drops,
+                _ => 0,
+            },
+            Self::Nfqueue(delay) => delay.dropped(),
+        }
+    }
+
+    /// Why it is no longer in force, if it is not.
+    pub(super) fn failure(&mut self) -> Option<String> {
+        match self {
+            Self::Netem { route, index, .. } => match qdisc::root(route, *index) {
+                Ok(root) if !root.is_ours() => Some(format!(
+                    "somebody replaced netem by the qdisc {} {}",
+                    root.kind,
+                    root.handle_text()
+                )),
+                // That the interface went is told by its own news.
+                _ => None,
+            },
+            Self::Nfqueue(delay) => delay.failure(),
+        }
+    }
+
+    /// Ends it and checks that the interface is as it was.
+    pub(super) fn clear(mut self, entry: &Entry) -> Result<Outcome, InjectError> {
+        let dropped = self.dropped();
+        match self {
+            Self::Netem { mut route, index, before, guardian } => {
+                let restored = qdisc::restore(&mut route, index, &before);
+                drop(guardian);
+                restored.map_err(|error| of_qdisc(error, entry))?;
+                Ok(Outcome { receipt: None, dropped })
+            }
+            Self::Nfqueue(delay) => {
+                let (receipt, dropped) = delay.clear().map_err(|error| of_nfqueue(error, entry))?;
+                Ok(Outcome { receipt: Some(receipt), dropped })
+            }
+        }
+    }
+}
+
+fn already(entry: &Entry) -> InjectError {
+    InjectError::AlreadyImpaired {
+        device: entry.device.clone(),
+        netns: entry.netns.clone(),
+        by: String::new(),
+    }
+}
+
+pub(super) fn of_qdisc(error: QdiscError, entry: &Entry) -> InjectError {
+    let device = entry.device.clone();
+    match error {
+        QdiscError::Exists => already(entry),
+        QdiscError::Foreign { kind, handle } => InjectError::ForeignQdisc { device, kind, handle },
+        QdiscError::NoDevice => InjectError::DeviceVanished(device),
+        QdiscError::ReadBack { asked, got } => InjectError::ReadBack { device, asked, got },
+        QdiscError::NotRestored(what) => InjectError::NotRestored { device, what },
+        QdiscError::Refused { action, refusal } => InjectError::Kernel {
+            action: format!("{action} (interface `{device}`)"),
+            source: refusal.into(),
+        },
+    }
+}
+
+fn of_nfqueue(error: NfqueueError, entry: &Entry) -> InjectError {
+    match error {
+        NfqueueError::Exists => already(entry),
+        other => InjectError::Failed { device: entry.device.clone(), reason: other.to_string() },
+    }
+}

@@ -1,0 +1,13 @@
+//! The agent's parts, in the order in which data flows:
+//!
+//! - [`sys`]: what is asked of the kernel: the only privileged (and unsafe) code.
+//! - [`model`]: pure logic over what came from there.
+//! - [`doctor`]: what this kernel can do, and from that the probe plan.
+//! - [`inject`]: adds, lists and clears impairments.
+//! - [`serve`]: the pairing socket: one session with one load generator.
+
+pub mod doctor;
+pub mod inject;
+pub mod model;
+pub mod serve;
+pub mod sys;

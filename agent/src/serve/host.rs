@@ -1,0 +1,210 @@
+//! The machine as it is: probes, injection and /proc behind the session's traits.
+
+use std::time::Duration;
+
+use agent_common::{
+    abi::{QueueGauge, ThreadTime},
+    wire::{self, ErrorCode, ErrorReply, Hello, PlanLine, TargetRequest, Targeted},
+};
+
+use super::kernel::{Impair, Kernel, Measure, Service};
+use crate::{
+    inject::{self, ActiveImpairment, End, EngineChoice, Outcome, Scope},
+    model::{aggregate::Counters, impairment::Impairment, plan},
+    sys::{
+        clock,
+        discover::{self, DiscoverError},
+        facts,
+        observe::{Event, Observer, Target},
+    },
+};
+
+/// This machine.
+#[derive(Debug)]
+pub(super) struct Host {
+    plan: Vec<PlanLine>,
+}
+
+impl Host {
+    /// Asks the kernel what it can do.
+    ///
+    /// # Errors
+    /// It cannot even be asked; `agent doctor` tells more.
+    pub(super) fn new() -> Result<Self, crate::sys::observe::ObserveError> {
+        Ok(Self { plan: plan::plan(&facts::gather()?).lines })
+    }
+}
+
+impl Kernel for Host {
+    fn now_ns(&self) -> u64 {
+        clock::monotonic_ns()
+    }
+
+    fn hello(&self) -> Hello {
+        let read = |path| {
+            std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+        };
+        Hello {
+            tool: format!("agent {}", env!("CARGO_PKG_VERSION")),
+            version: wire::VERSION,
+            boot_id: read("/proc/sys/kernel/random/boot_id"),
+            kernel: read("/proc/sys/kernel/osrelease"),
+        }
+    }
+
+    fn find(
+        &mut self,
+        request: &TargetRequest,
+        peer: Option<u32>,
+    ) -> Result<Box<dyn Service>, ErrorReply> {
+        let found = discover::find(request.address, peer).map_err(|error| ErrorReply {
+            code: match error {
+                DiscoverError::Netns(_) | DiscoverError::Look { .. } => ErrorCode::Kernel,
+                _ => ErrorCode::NoTarget,
+            },
+            message: error.to_string(),
+        })?;
+        let target = Target {
+            netns_cookie: found.cookie,
+            port: request.address.port(),
+            db_ports: request.db_ports.clone(),
+            tgids: found.processes.iter().map(|process| process.pid).collect(),
+            client_tgid: peer,
+        };
+        Ok(Box::new(Local { found, target, plan: self.plan.clone() }))
+    }
+}
+
+/// A service on this machine.
+struct Local {
+    found: discover::Service,
+    target: Target,
+    plan: Vec<PlanLine>,
+}
+
+impl Service for Local {
+    fn describe(&self) -> Targeted {
+        Targeted {
+            netns: self.found.cookie,
+            processes: self.found.processes.iter().take(wire::MAX_BATCH).cloned().collect(),
+            plan: self.plan.clone(),
+            backlog: self.found.backlog,
+            device: self.found.device.clone(),
+        }
+    }
+
+    fn notice(&self) -> Option<String> {
+        let device = &self.found.device;
+        (self.found.beside_peer && device != "lo").then(|| {
+            format!(
+                "the load generator is in the service's network namespace: its packets travel over \
+                 lo, which an impairment of {device} does not reach"
+            )
+        })
+    }
+
+    fn attach(&mut self) -> Result<Box<dyn Measure>, ErrorReply> {
+        let mut observer = Observer::attach(&self.target).map_err(kernel)?;
+        // From here on the fork hook follows children; those born before it are looked up again.
+        observer.follow(&self.found.current_processes()).map_err(kernel)?;
+        Ok(Box::new(observer))
+    }
+
+    fn impair(
+        &mut self,
+        device: &str,
+        impairment: &Impairment,
+    ) -> Result<Box<dyn Impair>, ErrorReply> {
+        let scope = Scope { netns: self.found.netns.clone(), device: device.to_owned() };
+        let active = inject::apply(impairment, &scope, EngineChoice::Auto).map_err(kernel)?;
+        Ok(Box::new(active))
+    }
+
+    fn alive(&mut self) -> bool {
+        self.found.alive()
+    }
+
+    fn listen_drops(&self) -> Option<u64> {
+        self.found.listen_drops()
+    }
+
+    fn thread_name(&self, tgid: u32, tid: u32) -> Option<String> {
+        discover::thread_name(tgid, tid)
+    }
+}
+
+impl Measure for Observer {
+    fn drain(&mut self, sink: &mut dyn FnMut(Event)) {
+        Self::drain(self, sink);
+    }
+
+    fn threads(&mut self, now_ns: u64) -> Vec<ThreadTime> {
+        Self::threads(self, now_ns)
+    }
+
+    fn queue(&mut self) -> QueueGauge {
+        Self::queue(self)
+    }
+
+    fn counters(&mut self) -> Counters {
+        Self::counters(self)
+    }
+
+    fn outstanding(&mut self) -> Vec<Event> {
+        Self::outstanding(self)
+    }
+
+    fn unix_database(&mut self) -> Option<String> {
+        Self::unix_database(self)
+    }
+}
+
+impl Impair for ActiveImpairment {
+    fn engine(&self) -> &'static str {
+        self.engine().name()
+    }
+
+    fn delay_ns(&self) -> u64 {
+        nanoseconds(self.delay())
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped()
+    }
+
+    fn ended(&self) -> Option<String> {
+        Some(match self.ended()? {
+            End::Cleared => "somebody cleared it with `agent inject clear`".to_owned(),
+            End::DeviceVanished => "its interface is gone".to_owned(),
+            End::Failed(reason) => reason,
+        })
+    }
+
+    fn clear(self: Box<Self>) -> Result<Outcome, ErrorReply> {
+        (*self).clear().map_err(kernel)
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The kernel's refusal, causes included, cut to what a message may hold.
+fn kernel(error: impl std::error::Error) -> ErrorReply {
+    let mut message = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Transparent errors repeat themselves.
+        if !message.contains(&cause_text) {
+            message = format!("{message}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    if message.len() > wire::MAX_TEXT {
+        let end = message.floor_char_boundary(wire::MAX_TEXT - 4);
+        message.truncate(end);
+        message.push('…');
+    }
+    ErrorReply { code: ErrorCode::Kernel, message }
+}

@@ -1,0 +1,76 @@
+//! What a session asks of the machine. The session itself is tested against another implementation.
+
+use agent_common::{
+    abi::{QueueGauge, ThreadTime},
+    wire::{ErrorReply, Hello, TargetRequest, Targeted},
+};
+
+use crate::inject::Outcome;
+use crate::model::{aggregate::Counters, impairment::Impairment};
+use crate::sys::observe::Event;
+
+/// The machine. Every error is the sentence that the peer gets.
+pub(super) trait Kernel {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    fn now_ns(&self) -> u64;
+    /// Who the agent is.
+    fn hello(&self) -> Hello;
+    /// Finds a service for the peer with this pid.
+    fn find(
+        &mut self,
+        request: &TargetRequest,
+        peer: Option<u32>,
+    ) -> Result<Box<dyn Service>, ErrorReply>;
+}
+
+/// A service that was found.
+pub(super) trait Service {
+    /// What the peer is told of it.
+    fn describe(&self) -> Targeted;
+    /// What the user should know about it, if anything.
+    fn notice(&self) -> Option<String>;
+    /// Attaches the probes.
+    fn attach(&mut self) -> Result<Box<dyn Measure>, ErrorReply>;
+    /// Puts an impairment on an interface of its namespace.
+    fn impair(
+        &mut self,
+        device: &str,
+        impairment: &Impairment,
+    ) -> Result<Box<dyn Impair>, ErrorReply>;
+    /// Whether somebody still serves.
+    fn alive(&mut self) -> bool;
+    /// ListenDrops of its namespace.
+    fn listen_drops(&self) -> Option<u64>;
+    /// Name of one of its threads.
+    fn thread_name(&self, tgid: u32, tid: u32) -> Option<String>;
+}
+
+/// Probes that are attached; dropping them detaches them.
+pub(super) trait Measure {
+    /// Hands over every record that waits. Never blocks.
+    fn drain(&mut self, sink: &mut dyn FnMut(Event));
+    /// Every thread's counters, open intervals closed at `now_ns`.
+    fn threads(&mut self, now_ns: u64) -> Vec<ThreadTime>;
+    /// The accept queue.
+    fn queue(&mut self) -> QueueGauge;
+    /// Losses and oddities.
+    fn counters(&mut self) -> Counters;
+    /// What is in progress on every live socket.
+    fn outstanding(&mut self) -> Vec<Event>;
+    /// Path of the Unix socket to a database, if one was seen.
+    fn unix_database(&mut self) -> Option<String>;
+}
+
+/// An impairment in force; dropping it ends it.
+pub(super) trait Impair {
+    /// Name of the engine.
+    fn engine(&self) -> &'static str;
+    /// Delay as the engine has it, nanoseconds.
+    fn delay_ns(&self) -> u64;
+    /// Packets dropped or let through undelayed.
+    fn dropped(&self) -> u64;
+    /// Why it has ended by itself, if it has.
+    fn ended(&self) -> Option<String>;
+    /// Ends it, and tells what it did.
+    fn clear(self: Box<Self>) -> Result<Outcome, ErrorReply>;
+}

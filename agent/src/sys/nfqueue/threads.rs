@@ -1,0 +1,250 @@
+//! The two threads of the engine. One stamps packets the moment their news arrives; the other lets
+//! each go when its time has come, so that work on the way out never delays a stamp.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::prctl::set_timerslack;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
+
+use super::queue::{MSG_PACKET, Queue, packet_id};
+use crate::model::holding::{Due, Gaps, HeldTimes, Holding};
+use crate::model::impairment::Receipt;
+use crate::model::nlmsg::{self, MSG_ERROR};
+use crate::sys::netlink::error_of;
+use crate::sys::realtime;
+
+/// Packets per verdict: enough to be cheap, few enough that the stamp of the last one still tells
+/// when the first one left.
+const BATCH: usize = 64;
+/// Read at most this many packets before handing them over.
+const READ_BATCH: usize = 256;
+
+#[derive(Debug)]
+struct Shared {
+    queue: Arc<Queue>,
+    holding: Mutex<Holding>,
+    times: Mutex<HeldTimes>,
+    /// Something came while nothing was held, or it is time to release or stop.
+    wake: EventFd,
+    stop_reader: EventFd,
+    releasing: AtomicBool,
+    stopping: AtomicBool,
+    skipped: AtomicU64,
+    failure: Mutex<Option<String>>,
+}
+
+/// The threads, running until [`Self::stop`] or drop.
+#[derive(Debug)]
+pub(super) struct Threads {
+    shared: Arc<Shared>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    pub(super) fn start(queue: Arc<Queue>, delay: Duration) -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        let shared = Arc::new(Shared {
+            queue,
+            holding: Mutex::new(Holding::new(delay_ns)),
+            times: Mutex::new(HeldTimes::new().map_err(io::Error::other)?),
+            wake: EventFd::from_flags(flags)?,
+            stop_reader: EventFd::from_flags(flags)?,
+            releasing: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            skipped: AtomicU64::new(0),
+            failure: Mutex::new(None),
+        });
+        let mut threads = Self { shared, handles: Vec::new() };
+        threads.spawn("delay-in", read)?;
+        threads.spawn("delay-out", let_go)?;
+        Ok(threads)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&Shared) -> Result<(), String> + Send + 'static,
+    ) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            if let Err(reason) = work(&shared) {
+                lock(&shared.failure).get_or_insert(reason);
+            }
+        })?;
+        self.handles.push(handle);
+        Ok(())
+    }
+
+    pub(super) fn receipt(&self) -> Receipt {
+        lock(&self.shared.times).receipt()
+    }
+
+    /// Packets of whose news there was no trace.
+    pub(super) fn skipped(&self) -> u64 {
+        self.shared.skipped.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        lock(&self.shared.failure).clone()
+    }
+
+    /// From now on packets go as soon as they come, those held included.
+    pub(super) fn release(&self) {
+        self.shared.releasing.store(true, Ordering::SeqCst);
+        wake(&self.shared.wake);
+    }
+
+    /// Ends both threads and tells what packets got. Those let go by [`Self::release`] do not count.
+    pub(super) fn stop(&mut self) -> Receipt {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        wake(&self.shared.stop_reader);
+        wake(&self.shared.wake);
+        for handle in self.handles.drain(..) {
+            if handle.join().is_err() {
+                lock(&self.shared.failure).get_or_insert_with(|| "a thread panicked".to_owned());
+            }
+        }
+        self.receipt()
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wake(event: &EventFd) {
+    // It can only fail by being full, and then it wakes as well.
+    let _ = event.write(1);
+}
+
+fn now_ns() -> Result<u64, String> {
+    let now =
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|e| format!("read the clock: {e}"))?;
+    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
+fn wait(fds: &mut [PollFd<'_>], timeout_ns: Option<u64>) -> Result<(), String> {
+    let timeout = timeout_ns.map(|ns| TimeSpec::from_duration(Duration::from_nanos(ns)));
+    match ppoll(fds, timeout, None) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(format!("wait for packets: {errno}")),
+    }
+}
+
+fn prefer() {
+    // Where it is not allowed, packets are held longer under load, and the receipt shows by how much.
+    let _ = realtime::prefer_this_thread();
+}
+
+fn read(shared: &Shared) -> Result<(), String> {
+    prefer();
+    let (mut buffer, mut gaps) = (vec![0; 64 << 10], Gaps::default());
+    let mut packets = Vec::with_capacity(READ_BATCH);
+    while !shared.stopping.load(Ordering::SeqCst) {
+        while packets.len() < READ_BATCH {
+            match shared.queue.try_receive(&mut buffer) {
+                Ok(len) => take_in(shared, &buffer[..len], &mut gaps, &mut packets)?,
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(format!("read from the queue: {errno}")),
+            }
+        }
+        if packets.is_empty() {
+            let mut fds = [
+                PollFd::new(shared.queue.as_fd(), PollFlags::POLLIN),
+                PollFd::new(shared.stop_reader.as_fd(), PollFlags::POLLIN),
+            ];
+            wait(&mut fds, None)?;
+            continue;
+        }
+        let mut holding = lock(&shared.holding);
+        let was_empty = holding.is_empty();
+        holding.extend(packets.drain(..));
+        drop(holding);
+        if was_empty || shared.releasing.load(Ordering::SeqCst) {
+            wake(&shared.wake);
+        }
+    }
+    Ok(())
+}
+
+fn take_in(
+    shared: &Shared,
+    datagram: &[u8],
+    gaps: &mut Gaps,
+    packets: &mut Vec<(u32, u64)>,
+) -> Result<(), String> {
+    for message in nlmsg::messages(datagram) {
+        match message.kind {
+            MSG_PACKET => {
+                let id = packet_id(&message).ok_or("a packet came without a number")?;
+                shared.skipped.fetch_add(gaps.before(id), Ordering::Relaxed);
+                packets.push((id, now_ns()?));
+            }
+            MSG_ERROR => match error_of(&message) {
+                // The kernel had dropped the packets of a verdict: their interface went down.
+                None => {}
+                Some(refusal) if refusal.errno == Errno::ENOENT => {}
+                Some(refusal) => return Err(format!("let packets go: {refusal}")),
+            },
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn let_go(shared: &Shared) -> Result<(), String> {
+    // A wake-up 50 us late, the default, would show in every packet.
+    set_timerslack(1).map_err(|e| format!("set the timer slack: {e}"))?;
+    prefer();
+    loop {
+        let releasing = shared.releasing.load(Ordering::SeqCst);
+        let stopping = shared.stopping.load(Ordering::SeqCst);
+        let now = now_ns()?;
+        let mut holding = lock(&shared.holding);
+        let due =
+            if releasing || stopping { holding.take_all() } else { holding.take_due(now, BATCH) };
+        let next = holding.next_due();
+        drop(holding);
+        if let Some(Due { last_id, arrivals }) = due {
+            shared.queue.accept_up_to(last_id).map_err(|e| format!("let packets go: {e}"))?;
+            if !(releasing || stopping) {
+                let gone = now_ns()?;
+                let mut times = lock(&shared.times);
+                arrivals.iter().for_each(|arrival| times.record(gone.saturating_sub(*arrival)));
+            }
+            continue;
+        }
+        if stopping {
+            return Ok(());
+        }
+        let _ = shared.wake.read();
+        // What came between the look above and the read is in `holding` now.
+        if next.is_none() && !lock(&shared.holding).is_empty() {
+            continue;
+        }
+        if shared.releasing.load(Ordering::SeqCst) != releasing
+            || shared.stopping.load(Ordering::SeqCst)
+        {
+            continue;
+        }
+        let mut fds = [PollFd::new(shared.wake.as_fd(), PollFlags::POLLIN)];
+        wait(&mut fds, next.map(|due| due.saturating_sub(now_ns().unwrap_or(due))))?;
+    }
+}

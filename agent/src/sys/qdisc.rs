@@ -1,0 +1,287 @@
+//! The netem engine: an interface's root queueing discipline, over rtnetlink.
+//!
+//! Ours has a handle of its own, so that it is told from everybody else's. The kernel keeps a qdisc
+//! when the process that made it ends: [`super::guardian`] and the registry on disk see to that.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::link;
+use super::netlink::{Conn, Refusal};
+use crate::model::impairment::Impairment;
+use crate::model::netem::NetemOptions;
+use crate::model::nlmsg::{self, Attrs, flag};
+
+const RTM_NEWQDISC: u16 = 36;
+const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_STATS2: u16 = 7;
+/// `TCA_STATS_QUEUE`: `struct gnet_stats_queue`, of which the third u32 is drops.
+const TCA_STATS_QUEUE: u16 = 3;
+const TC_H_ROOT: u32 = 0xffff_ffff;
+/// Length of `struct tcmsg`.
+const TCMSG: usize = 20;
+
+/// Our handle, `d0e1:`.
+pub const OWN_HANDLE: u32 = 0xd0e1_0000;
+const KIND: &str = "netem";
+/// Kind of a root qdisc that is not shown.
+pub(crate) const HIDDEN: &str = "noop";
+
+/// A root queueing discipline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// Its kind, such as `noqueue`.
+    pub kind: String,
+    /// Its handle; 0 if the kernel put it there by default.
+    pub handle: u32,
+    /// Packets it dropped.
+    pub drops: u64,
+    options: Vec<u8>,
+}
+
+impl Root {
+    /// Whether it is one of ours.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.handle == OWN_HANDLE && self.kind == KIND
+    }
+
+    /// Its handle as tc writes it.
+    #[must_use]
+    pub fn handle_text(&self) -> String {
+        format!("{:x}:", self.handle >> 16)
+    }
+}
+
+/// How an interface was before ours was added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Before {
+    /// Kind of its root qdisc.
+    pub kind: String,
+    /// Length of its transmit queue, which adding a qdisc may change.
+    pub tx_queue_len: u32,
+}
+
+/// Why netem could not be added or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum QdiscError {
+    /// One of ours is there.
+    #[error("the interface has a delay already")]
+    Exists,
+    /// Somebody else's is there.
+    #[error("root qdisc {kind} {handle} is somebody else's")]
+    Foreign {
+        /// Kind, such as `htb`.
+        kind: String,
+        /// Handle, such as `1:`.
+        handle: String,
+    },
+    /// The interface is gone.
+    #[error("the interface is gone")]
+    NoDevice,
+    /// It is not what was asked for.
+    #[error("asked for {asked}, but the kernel has {got}")]
+    ReadBack {
+        /// What was asked.
+        asked: String,
+        /// What there is.
+        got: String,
+    },
+    /// After removal the interface is not as it was.
+    #[error("{0}")]
+    NotRestored(String),
+    /// The kernel refused.
+    #[error("{action}: {refusal}")]
+    Refused {
+        /// What was tried.
+        action: &'static str,
+        /// Its answer.
+        refusal: Refusal,
+    },
+}
+
+impl QdiscError {
+    fn refused(action: &'static str) -> impl FnOnce(Refusal) -> Self {
+        move |refusal| match refusal.errno {
+            Errno::ENODEV => Self::NoDevice,
+            _ => Self::Refused { action, refusal },
+        }
+    }
+}
+
+fn tcmsg(index: i32, handle: u32, parent: u32) -> Attrs {
+    let mut bytes = [0; TCMSG];
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&handle.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&parent.to_ne_bytes());
+    Attrs::new().raw(&bytes)
+}
+
+/// The root qdisc of interface `index`.
+///
+/// # Errors
+/// The kernel's refusal, or the interface is gone.
+pub fn root(route: &mut Conn, index: i32) -> Result<Root, QdiscError> {
+    let mut found = None;
+    route
+        .dump(RTM_GETQDISC, &tcmsg(index, 0, 0), |message| {
+            let body = message.body;
+            if nlmsg::array(body, 4) != Some(index.to_ne_bytes())
+                || nlmsg::read_u32(body, 12) != Some(TC_H_ROOT)
+            {
+                return;
+            }
+            let attributes = body.get(TCMSG..).unwrap_or(&[]);
+            let drops = nlmsg::find(attributes, TCA_STATS2)
+                .and_then(|stats| nlmsg::find(stats, TCA_STATS_QUEUE))
+                .and_then(|queue| nlmsg::read_u32(queue, 8));
+            found = Some(Root {
+                kind: nlmsg::find(attributes, TCA_KIND).map(nlmsg::text).unwrap_or_default(),
+                handle: nlmsg::read_u32(body, 8).unwrap_or(0),
+                drops: drops.map_or(0, u64::from),
+                options: nlmsg::find(attributes, TCA_OPTIONS).unwrap_or(&[]).to_vec(),
+            });
+        })
+        .map_err(QdiscError::refused("look at the root qdisc"))?;
+    match found {
+        Some(root) => Ok(root),
+        // The kernel does not show the one of an interface that is down (`noop`).
+        None => tx_queue_len(route, index).map(|_| Root {
+            kind: HIDDEN.to_owned(),
+            handle: 0,
+            drops: 0,
+            options: Vec::new(),
+        }),
+    }
+}
+
+/// How interface `index` is now, for [`restore`]. Call it before [`add`].
+///
+/// # Errors
+/// It has a root qdisc that is not the kernel's default, or is gone.
+pub fn look(route: &mut Conn, index: i32) -> Result<Before, QdiscError> {
+    let root = root(route, index)?;
+    if root.is_ours() {
+        return Err(QdiscError::Exists);
+    }
+    if root.handle != 0 {
+        return Err(QdiscError::Foreign { handle: root.handle_text(), kind: root.kind });
+    }
+    Ok(Before { kind: root.kind, tx_queue_len: tx_queue_len(route, index)? })
+}
+
+fn tx_queue_len(route: &mut Conn, index: i32) -> Result<u32, QdiscError> {
+    link::list(route)
+        .map_err(QdiscError::refused("list the interfaces"))?
+        .into_iter()
+        .find(|link| link.index == index)
+        .map(|link| link.tx_queue_len)
+        .ok_or(QdiscError::NoDevice)
+}
+
+/// Adds netem as the root qdisc of interface `index`, reads it back, and returns the delay that the
+/// kernel has.
+///
+/// # Errors
+/// [`QdiscError`]; nothing is left then.
+pub fn add(
+    route: &mut Conn,
+    index: i32,
+    impairment: &Impairment,
+    before: &Before,
+) -> Result<Duration, QdiscError> {
+    let asked = NetemOptions::from(impairment);
+    // TCA_OPTIONS of netem is its struct followed by attributes: not marked as nested.
+    let content = tcmsg(index, OWN_HANDLE, TC_H_ROOT)
+        .put_text(TCA_KIND, KIND)
+        .put(TCA_OPTIONS, asked.encode().as_bytes());
+    match route.request(RTM_NEWQDISC, flag::CREATE | flag::EXCL, &content) {
+        Ok(()) => {}
+        // Somebody was faster than the look before.
+        Err(Refusal { errno: Errno::EEXIST, .. }) => {
+            return look(route, index).and(Err(QdiscError::Exists));
+        }
+        Err(refusal) => return Err(QdiscError::refused("add netem")(refusal)),
+    }
+    let read_back = read_back(route, index, &asked);
+    if read_back.is_err() {
+        restore(route, index, before)?;
+    }
+    read_back
+}
+
+fn read_back(route: &mut Conn, index: i32, asked: &NetemOptions) -> Result<Duration, QdiscError> {
+    let root = root(route, index)?;
+    let got = NetemOptions::decode(&root.options).map(|options| options.seen_through(asked));
+    if root.is_ours() && got == Ok(*asked) {
+        return Ok(Duration::from_nanos(u64::try_from(asked.latency_ns).unwrap_or(0)));
+    }
+    Err(QdiscError::ReadBack {
+        asked: format!("{KIND} {asked:?}"),
+        got: format!("{} {} {got:?}", root.kind, root.handle_text()),
+    })
+}
+
+/// Takes our netem away if it is there, and puts the interface back as it was. Harmless when there is
+/// none of ours, or no interface: then it returns whether it removed something.
+///
+/// # Errors
+/// The kernel refused, or the interface is not as it was.
+pub fn restore(route: &mut Conn, index: i32, before: &Before) -> Result<bool, QdiscError> {
+    match root(route, index) {
+        Err(QdiscError::NoDevice) => return Ok(false),
+        other => {
+            if !other?.is_ours() {
+                return Ok(false);
+            }
+        }
+    }
+    match route.request(RTM_DELQDISC, 0, &tcmsg(index, OWN_HANDLE, TC_H_ROOT)) {
+        Ok(()) => {}
+        // Somebody was faster, or the interface went.
+        Err(Refusal { errno: Errno::ENOENT | Errno::ENODEV | Errno::EINVAL, .. }) => {}
+        Err(refusal) => return Err(QdiscError::refused("remove netem")(refusal)),
+    }
+    match put_right(route, index, before) {
+        Err(QdiscError::NoDevice) => Ok(true),
+        other => other.map(|()| true),
+    }
+}
+
+fn put_right(route: &mut Conn, index: i32, before: &Before) -> Result<(), QdiscError> {
+    if tx_queue_len(route, index)? != before.tx_queue_len {
+        link::set_tx_queue_len(route, index, before.tx_queue_len)
+            .map_err(QdiscError::refused("set the length of the transmit queue"))?;
+    }
+    let now = root(route, index)?;
+    // An interface that went up or down meanwhile shows another default.
+    let shown = now.kind != HIDDEN && before.kind != HIDDEN;
+    if now.handle == 0 && (now.kind == before.kind || !shown) {
+        return Ok(());
+    }
+    Err(QdiscError::NotRestored(format!(
+        "its root qdisc was {} and is {} {} now",
+        before.kind,
+        now.kind,
+        now.handle_text()
+    )))
+}
+
+/// Tries whether the kernel has netem, in the calling thread's namespace, on interface 1. To be
+/// called in a scratch namespace; nothing is left.
+///
+/// # Errors
+/// What is missing.
+pub fn probe() -> Result<(), QdiscError> {
+    let mut route = link::open().map_err(QdiscError::refused("open rtnetlink"))?;
+    let before = look(&mut route, 1)?;
+    let trial = Impairment { delay: Duration::from_millis(1) };
+    add(&mut route, 1, &trial, &before)?;
+    restore(&mut route, 1, &before).map(drop)
+}

@@ -1,0 +1,149 @@
+//! `loadgen report` and `loadgen predict`: reports of earlier runs in, text and files out.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+
+use agent_common::duration;
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use super::{EXIT_OK, Output, PredictArgs, ReportArgs, Stop, files};
+use crate::predict;
+use crate::report::model::Report;
+use crate::report::text::Colour;
+use crate::report::{html, json, text};
+
+/// `loadgen report`.
+pub(super) fn report(args: &ReportArgs) -> Result<u8, Stop> {
+    check_output(&args.output)?;
+    let mut runs = args.runs.iter();
+    let first = runs.next().ok_or_else(|| Stop::Usage(anyhow!("name at least one report")))?;
+    let mut whole = read(first)?;
+    for path in runs {
+        let other = read(path)?;
+        if other.host != whole.host {
+            eprintln!(
+                "warning: {} comes from another host or kernel than {}: compare with care",
+                path.display(),
+                first.display()
+            );
+        }
+        whole.cells.extend(other.cells);
+    }
+    show(&whole)?;
+    write_files(&whole, &args.output)?;
+    Ok(EXIT_OK)
+}
+
+/// `loadgen predict`.
+pub(super) fn predict(args: &PredictArgs) -> Result<u8, Stop> {
+    if let Some(path) = &args.json {
+        files::check_writable(path)?;
+    }
+    let report = read(&args.from)?;
+    let cell = match (&args.name, report.cells.as_slice()) {
+        (None, [cell]) => cell,
+        (None, cells) => {
+            let names: Vec<_> = cells.iter().map(|cell| cell.name.as_str()).collect();
+            return Err(Stop::Usage(anyhow!(
+                "{} holds {} runs: choose one with --name ({})",
+                args.from.display(),
+                cells.len(),
+                names.join(", ")
+            )));
+        }
+        (Some(name), cells) => cells
+            .iter()
+            .find(|cell| cell.name == *name)
+            .ok_or_else(|| anyhow!("{} holds no run named `{name}`", args.from.display()))?,
+    };
+    let delay_ns = u64::try_from(args.delay.as_nanos()).context("the delay is out of range")?;
+    let prediction = predict::predict(cell, delay_ns);
+    let mut out = format!(
+        "Prediction for a delay of {}, from `{}`\n",
+        duration::format(args.delay),
+        prediction.from
+    );
+    let number = |value: Option<f64>, unit: &str| {
+        value.map_or_else(|| "cannot tell".to_owned(), |value| format!("{value:.2} {unit}"))
+    };
+    let lines = [
+        ("throughput", number(prediction.predicted_rps, "requests/s")),
+        ("upper bound", number(prediction.upper_bound_rps, "requests/s")),
+        ("worker held", number(prediction.held_ms, "ms per request")),
+        ("delays in a row", number(prediction.crossings, "per request")),
+    ];
+    for (name, value) in lines {
+        out.push_str(&format!("  {name:<16} {value}\n"));
+    }
+    for assumption in &prediction.assumptions {
+        out.push_str(&format!("  - {assumption}\n"));
+    }
+    print(&out)?;
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&prediction).context("cannot write JSON")?;
+        files::write(path, &(text + "\n"))?;
+    }
+    Ok(EXIT_OK)
+}
+
+/// Reads a prediction that [`predict`] wrote.
+pub(super) fn read_prediction(path: &Path) -> Result<predict::Prediction> {
+    let text = read_text(path)?;
+    serde_json::from_str(&text).with_context(|| {
+        format!("{} is no prediction that `loadgen predict --json` wrote", path.display())
+    })
+}
+
+/// Whether every file of `output` can be written.
+pub(super) fn check_output(output: &Output) -> Result<()> {
+    if output.json.is_some() && output.json == output.html {
+        bail!("--json and --html name the same file");
+    }
+    output.json.iter().chain(&output.html).try_for_each(|path| files::check_writable(path))
+}
+
+/// Prints a report: one run in full, several as a table.
+pub(super) fn show(report: &Report) -> Result<()> {
+    let colour =
+        if colour_wanted(std::io::stdout().is_terminal()) { Colour::Always } else { Colour::Never };
+    print(&match report.cells.as_slice() {
+        [cell] => text::cell(cell, colour),
+        _ => text::table(report, colour),
+    })
+}
+
+/// Writes the files that were asked for.
+pub(super) fn write_files(report: &Report, output: &Output) -> Result<()> {
+    if let Some(path) = &output.json {
+        files::write(path, &json::write(report)?)?;
+    }
+    if let Some(path) = &output.html {
+        files::write(path, &html::page(report))?;
+    }
+    Ok(())
+}
+
+/// Colour only where a person looks who did not ask for none (<https://no-color.org>).
+pub(super) fn colour_wanted(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Prints to standard output.
+pub(super) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match written {
+        // The reader has seen enough, as `head` does.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
+
+fn read(path: &Path) -> Result<Report> {
+    let text = read_text(path)?;
+    json::read(&text).with_context(|| path.display().to_string())
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}

@@ -1,0 +1,201 @@
+//! What the client saw: throughput, failures, latency and how they went with time.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+use crate::{
+    record::{Outcome, RequestRecord, RunData},
+    report::model::{Client, Latency, SeriesPoint},
+};
+
+/// Width of the window of `max_srps`.
+const SLIDING_NS: u64 = 10 * SECOND_NS;
+/// Below this many successes in the hold, `hold_srps` is null.
+pub const HOLD_MIN_SUCCESSES: usize = 30;
+const SECOND_NS: u64 = 1_000_000_000;
+const NS_PER_MS: f64 = 1e6;
+const NS_PER_S: f64 = 1e9;
+/// Latencies are kept to 3 digits from 1 us up to an hour; a longer one counts as an hour.
+const HIGHEST_NS: u64 = 3_600 * SECOND_NS;
+
+/// The client's part of the report. The users are a closed loop: one that waits does not send, so
+/// a latency is that of the requests that were made, not of an offered rate.
+#[must_use]
+pub fn client(run: &RunData) -> Client {
+    let mut ended: Vec<&RequestRecord> =
+        run.records.iter().filter(|record| record.outcome != Outcome::Unfinished).collect();
+    ended.sort_unstable_by_key(|record| record.c4);
+    let mut failures = BTreeMap::new();
+    let mut successes = Vec::with_capacity(ended.len());
+    for record in &ended {
+        match record.outcome {
+            Outcome::Success => successes.push(record.c4),
+            Outcome::Failed(failure) => {
+                *failures.entry(failure.name().to_owned()).or_insert(0) += 1
+            }
+            Outcome::Unfinished => {}
+        }
+    }
+    let series = series(run, &ended);
+    Client {
+        users: run.spec.users,
+        hold_s: run.end.saturating_sub(run.hold_start) as f64 / NS_PER_S,
+        requests: ended.len() as u64,
+        successes: successes.len() as u64,
+        failures,
+        max_srps: max_srps(&successes, run.end.saturating_sub(run.start)),
+        peak_1s: peak_1s(&successes, run.start),
+        hold_srps: hold_srps(&successes, run.hold_start, run.end),
+        latency_ms: latency(&ended),
+        series,
+    }
+}
+
+/// Largest mean rate over any 10 consecutive seconds; over the whole run if that is shorter.
+/// `times` in ascending order.
+fn max_srps(times: &[u64], run_ns: u64) -> f64 {
+    let window = SLIDING_NS.min(run_ns);
+    if window == 0 {
+        return 0.0;
+    }
+    let mut most = 0;
+    let mut first = 0;
+    for (last, &time) in times.iter().enumerate() {
+        // The window is open at one end: what is exactly its width apart is not within it.
+        while time - times[first] >= window && first < last {
+            first += 1;
+        }
+        most = most.max(last - first + 1);
+    }
+    most as f64 * NS_PER_S / window as f64
+}
+
+/// Largest count within one second of the run, seconds counted from its start.
+fn peak_1s(times: &[u64], start: u64) -> u64 {
+    let second = |time: &u64| time.saturating_sub(start) / SECOND_NS;
+    times.chunk_by(|a, b| second(a) == second(b)).map(<[u64]>::len).max().unwrap_or(0) as u64
+}
+
+/// (n - 1) / (last - first), which counting per window would quantise; None below
+/// [`HOLD_MIN_SUCCESSES`].
+fn hold_srps(times: &[u64], from: u64, to: u64) -> Option<f64> {
+    let begin = times.partition_point(|&time| time < from);
+    let end = times.partition_point(|&time| time <= to);
+    let held = times.get(begin..end)?;
+    let (first, last) = (held.first()?, held.last()?);
+    if held.len() < HOLD_MIN_SUCCESSES || first == last {
+        return None;
+    }
+    Some((held.len() - 1) as f64 * NS_PER_S / (last - first) as f64)
+}
+
+fn latency(ended: &[&RequestRecord]) -> Option<Latency> {
+    let mut histogram = Histogram::<u64>::new_with_bounds(1_000, HIGHEST_NS, 3).ok()?;
+    let mut total = 0u128;
+    let mut longest = 0;
+    for record in ended {
+        let ns = latency_ns(record);
+        histogram.saturating_record(ns.max(1));
+        total += u128::from(ns);
+        longest = longest.max(ns);
+    }
+    if histogram.is_empty() {
+        return None;
+    }
+    let at = |quantile| histogram.value_at_quantile(quantile).min(longest) as f64 / NS_PER_MS;
+    Some(Latency {
+        mean: total as f64 / ended.len() as f64 / NS_PER_MS,
+        p50: at(0.5),
+        p90: at(0.9),
+        p99: at(0.99),
+        max: longest as f64 / NS_PER_MS,
+    })
+}
+
+/// Time from the start of a request to its end in nanoseconds.
+pub(crate) fn latency_ns(record: &RequestRecord) -> u64 {
+    record.c4.saturating_sub(record.c0)
+}
+
+fn series(run: &RunData, ended: &[&RequestRecord]) -> Vec<SeriesPoint> {
+    let length = run.end.saturating_sub(run.start);
+    let mut rest = ended;
+    let mut points = Vec::new();
+    for second in 0..length.div_ceil(SECOND_NS) {
+        let from = run.start + second * SECOND_NS;
+        let to = (from + SECOND_NS).min(run.end);
+        let within = rest.partition_point(|record| record.c4 < to || to == run.end);
+        let (these, later) = rest.split_at(within);
+        rest = later;
+        let mut times: Vec<u64> = these.iter().map(|record| latency_ns(record)).collect();
+        times.sort_unstable();
+        let successes = these.iter().filter(|record| record.outcome == Outcome::Success).count();
+        let span_s = (to - from) as f64 / NS_PER_S;
+        points.push(SeriesPoint {
+            t_s: (to - run.start) as f64 / NS_PER_S,
+            users: run.user_starts.partition_point(|&start| start < to) as u32,
+            rps: these.len() as f64 / span_s,
+            srps: successes as f64 / span_s,
+            p50_ms: quantile(&times, 0.5).map(|ns| ns as f64 / NS_PER_MS),
+            p99_ms: quantile(&times, 0.99).map(|ns| ns as f64 / NS_PER_MS),
+        });
+    }
+    points
+}
+
+/// The smallest value that at least `share` of all do not exceed; `sorted` ascending.
+pub(crate) fn quantile(sorted: &[u64], share: f64) -> Option<u64> {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = SECOND_NS;
+
+    #[test]
+    fn the_best_ten_seconds_are_found_between_whole_seconds() {
+        // One completion every 1.64 s: ten seconds hold 6 or 7 of them.
+        let times: Vec<u64> = (0..30).map(|n| n * 1_640_000_000).collect();
+        assert!((max_srps(&times, 60 * S) - 0.7).abs() < 1e-9);
+        // A burst that straddles two whole seconds.
+        let burst: Vec<u64> = (0..100).map(|n| 19 * S + n * S / 10).collect();
+        assert!((max_srps(&burst, 60 * S) - 10.0).abs() < 1e-9);
+        assert_eq!(max_srps(&[], 60 * S), 0.0);
+    }
+
+    #[test]
+    fn a_run_shorter_than_the_window_is_measured_by_its_own_length() {
+        assert!((max_srps(&[S, 2 * S, 3 * S], 4 * S) - 0.75).abs() < 1e-9);
+        assert_eq!(max_srps(&[], 0), 0.0);
+    }
+
+    #[test]
+    fn the_hold_rate_is_not_quantised() {
+        let times: Vec<u64> = (0..37).map(|n| 5 * S + n * 1_640_000_000).collect();
+        let rate = hold_srps(&times, 5 * S, 66 * S).unwrap();
+        assert!((rate - 1.0 / 1.64).abs() < 1e-9, "{rate}");
+        assert_eq!(hold_srps(&times, 5 * S, 50 * S), None, "only 28 in there");
+        assert_eq!(hold_srps(&times, 0, S), None);
+    }
+
+    #[test]
+    fn the_peak_is_of_whole_seconds_of_the_run() {
+        let times = [10 * S, 10 * S + 1, 11 * S - 1, 11 * S, 11 * S + 5, 11 * S + 6];
+        assert_eq!(peak_1s(&times, 10 * S), 3);
+        assert_eq!(peak_1s(&times, 10 * S - S / 2), 4);
+        assert_eq!(peak_1s(&[], 0), 0);
+    }
+
+    #[test]
+    fn quantiles_are_values_that_occurred() {
+        let sorted: Vec<u64> = (1..=100).collect();
+        assert_eq!(quantile(&sorted, 0.5), Some(50));
+        assert_eq!(quantile(&sorted, 0.99), Some(99));
+        assert_eq!(quantile(&[7], 0.99), Some(7));
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+}

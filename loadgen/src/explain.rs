@@ -1,0 +1,365 @@
+//! Why the throughput is what it is: a verdict, its bound, and the story in sentences with numbers.
+//!
+//! A server that takes one connection at a time and one that works on many at once fail
+//! differently, so they are judged by different rules and told in different words. Where the
+//! evidence does not decide, the verdict is `cannot_tell`.
+
+mod concurrent;
+mod one_at_a_time;
+pub(crate) mod words;
+
+use crate::{
+    kernel_stats::KernelStats,
+    ledger::{Accounts, Stage},
+    predict::{
+        Prediction,
+        crossing::{self, Crossing},
+    },
+    record::RunData,
+    report::model::{Client, Explanation, Kernel, Ledger, Model, ThreadGroup, Verdict, WhatIf},
+    validity,
+};
+
+/// From this share of the time on that workers are held, they are the bound.
+pub const SATURATED: f64 = 0.90;
+/// A wait class decides the verdict from this share of the held time on.
+pub const DOMINANT: f64 = 0.50;
+/// The network's part of a request is told from this share on, where the service has room.
+pub const NETWORK_WORTH_TELLING: f64 = 0.30;
+/// Below this many requests nothing is decided.
+pub const MIN_DECIDING: usize = 10;
+
+/// All that is known of a run.
+pub(crate) struct Evidence<'a> {
+    pub(crate) run: &'a RunData,
+    pub(crate) client: &'a Client,
+    pub(crate) stats: &'a KernelStats,
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) prediction: Option<&'a Prediction>,
+    /// Processors online, 0 if unknown.
+    pub(crate) cpus: u32,
+    /// Delay injected, milliseconds; 0 without.
+    pub(crate) delay_ms: f64,
+}
+
+impl Evidence<'_> {
+    pub(crate) fn kernel(&self) -> &Kernel {
+        &self.stats.kernel
+    }
+
+    pub(crate) fn users(&self) -> f64 {
+        f64::from(self.client.users)
+    }
+
+    /// Mean of a stage, milliseconds.
+    pub(crate) fn stage_ms(&self, stage: Stage) -> f64 {
+        let line = self.ledger.stages.iter().find(|line| line.stage == stage.name());
+        line.map_or(0.0, |line| line.mean_ms)
+    }
+
+    /// The interface that was delayed; empty without.
+    pub(crate) fn device(&self) -> &str {
+        let impaired = self.run.kernel.as_ref().and_then(|data| data.impaired.as_ref());
+        impaired.map_or("", |impaired| impaired.device.as_str())
+    }
+
+    /// How often a database round trip crosses the delayed interface.
+    pub(crate) fn crossing(&self) -> Crossing {
+        Crossing::judge(self.kernel(), self.device(), self.delay_ms)
+    }
+
+    /// Delay that a request waits for in its database round trips, milliseconds; None if that is
+    /// not known.
+    pub(crate) fn database_delay_ms(&self) -> Option<f64> {
+        let count = self.kernel().db_round_trips_per_request.unwrap_or(0.0);
+        if self.delay_ms <= 0.0 || count <= 0.0 {
+            return Some(0.0);
+        }
+        self.crossing().factor().map(|factor| factor * count * self.delay_ms)
+    }
+
+    /// Delay that a client waits for outside the hold, milliseconds.
+    pub(crate) fn client_delay_ms(&self) -> f64 {
+        let times = crossing::of_client(Some(self.ledger), self.device(), self.delay_ms);
+        times * self.delay_ms
+    }
+
+    /// The threads of a role.
+    pub(crate) fn group(&self, executor: bool) -> Option<&ThreadGroup> {
+        self.kernel().thread_groups.iter().find(|group| (group.role == "executor") == executor)
+    }
+
+    /// Why nothing can be concluded, if so.
+    fn undecidable(&self) -> Option<String> {
+        let data = self.run.kernel.as_ref();
+        if data.is_some_and(|data| data.lost_at.is_some()) {
+            return Some("the agent was lost during the run".to_owned());
+        }
+        if self.kernel().lost_events > 0 {
+            return Some(format!("{} kernel events were lost", self.kernel().lost_events));
+        }
+        if self.stats.answered < MIN_DECIDING {
+            return Some(format!(
+                "the service answered {} in the hold, and fewer than {MIN_DECIDING} decide nothing",
+                words::several(self.stats.answered as f64, "request", "requests")
+            ));
+        }
+        if self.ledger.matched_fraction.is_none_or(|share| share < 0.9) {
+            return Some("too few requests could be joined with their kernel timeline".to_owned());
+        }
+        if self.kernel().model.is_none() {
+            return Some(
+                "the service neither finishes one connection after the other nor clearly works on \
+                 many at once"
+                    .to_owned(),
+            );
+        }
+        None
+    }
+}
+
+/// What bounds the throughput, and by how much.
+pub(crate) struct Judgement {
+    pub(crate) verdict: Verdict,
+    pub(crate) bound_rps: Option<f64>,
+}
+
+/// Explains a run.
+#[must_use]
+pub fn explain(
+    run: &RunData,
+    client: &Client,
+    stats: &KernelStats,
+    accounts: &Accounts,
+    prediction: Option<&Prediction>,
+    cpus: u32,
+) -> Explanation {
+    let impaired = run.kernel.as_ref().and_then(|data| data.impaired.as_ref());
+    let evidence = Evidence {
+        run,
+        client,
+        stats,
+        ledger: &accounts.ledger,
+        prediction,
+        cpus,
+        delay_ms: impaired.map_or(0.0, |impaired| impaired.delay_ns as f64 / 1e6),
+    };
+    let (judgement, mut sentences, what_if) = tell(&evidence);
+    sentences.extend(failures(&evidence));
+    sentences.extend(on_the_network(&evidence, judgement.verdict));
+    sentences.extend(unfinished(&evidence));
+    sentences.extend(measured(&evidence));
+    sentences.extend(otherwise_than_predicted(&evidence));
+    Explanation {
+        verdict: judgement.verdict,
+        bound_rps: judgement.bound_rps.filter(|rate| rate.is_finite()),
+        measured_rps: client.hold_srps,
+        predicted_rps: prediction.and_then(|prediction| prediction.predicted_rps),
+        predicted_from: prediction.map(|prediction| prediction.from.clone()),
+        sentences,
+        what_if: what_if.into_iter().filter(|one| one.predicted_rps.is_finite()).collect(),
+    }
+}
+
+fn tell(evidence: &Evidence<'_>) -> (Judgement, Vec<String>, Vec<WhatIf>) {
+    let short = validity::generator_short(evidence.run);
+    if !short.is_empty() {
+        let judgement = Judgement { verdict: Verdict::LoadGenerator, bound_rps: None };
+        let sentence = format!("The load generator was the limit, not the service: {}.", short[0]);
+        return (judgement, vec![sentence], Vec::new());
+    }
+    if let Some(reason) = evidence.undecidable() {
+        let judgement = Judgement { verdict: Verdict::CannotTell, bound_rps: None };
+        let sentence = format!("What bounds the throughput cannot be told: {reason}.");
+        return (judgement, vec![sentence], Vec::new());
+    }
+    if evidence.kernel().model == Some(Model::OneAtATime) {
+        one_at_a_time::tell(evidence)
+    } else {
+        concurrent::tell(evidence)
+    }
+}
+
+/// How many round trips per request, and which only set up a connection.
+pub(crate) fn round_trips(evidence: &Evidence<'_>) -> Option<String> {
+    let total = evidence.kernel().db_round_trips_per_request.filter(|&total| total > 0.0)?;
+    let lines = &evidence.kernel().db_round_trips;
+    let is_setup = |kind: &str| {
+        agent_common::wire::DbKind::ALL.iter().any(|one| one.name() == kind && one.is_setup())
+    };
+    let mut setup = 0.0;
+    let mut kinds: Vec<(&str, f64)> = Vec::new();
+    for line in lines.iter().filter(|line| is_setup(&line.kind)) {
+        setup += line.per_request;
+        match kinds.last_mut() {
+            Some((kind, sum)) if *kind == line.kind => *sum += line.per_request,
+            _ => kinds.push((&line.kind, line.per_request)),
+        }
+    }
+    let round_trips = words::several(total, "database round trip", "database round trips");
+    let time = words::ms(evidence.stats.database_ms);
+    if setup <= 0.0 {
+        return Some(format!("A request makes {round_trips}, {time} in all."));
+    }
+    let named: Vec<String> = kinds
+        .iter()
+        .map(|(kind, count)| {
+            // Requests that an edge of the hold cuts put a percent or so on the counts.
+            let whole = if (count - count.round()).abs() <= 0.02 { count.round() } else { *count };
+            match words::mean(whole).as_str() {
+                "1" => words::purpose(kind).to_owned(),
+                count => format!("{count} x {}", words::purpose(kind)),
+            }
+        })
+        .collect();
+    Some(format!(
+        "A request makes {round_trips}, {time} in all: {} only set up a connection ({}), {} do \
+         the work.",
+        words::mean(setup),
+        words::list(&named),
+        words::mean(total - setup),
+    ))
+}
+
+/// That the delay is not in the way to the database, if so.
+pub(crate) fn not_crossed(evidence: &Evidence<'_>) -> Option<String> {
+    let count = evidence.kernel().db_round_trips_per_request.filter(|&count| count > 0.0)?;
+    if evidence.delay_ms <= 0.0 {
+        return None;
+    }
+    let (device, delay) = (evidence.device(), words::ms(evidence.delay_ms));
+    match evidence.crossing() {
+        Crossing::Never => Some(format!(
+            "They are shorter than the {delay} of delay on {device}: the database's packets do \
+             not cross the delayed interface."
+        )),
+        Crossing::NotEach => Some(format!(
+            "Together they take less than {} x {delay}: not all of the database's packets cross \
+             the delayed interface, {device}.",
+            words::mean(count),
+        )),
+        Crossing::Once | Crossing::Twice | Crossing::Unclear => None,
+    }
+}
+
+/// Failures that are worth a sentence: from this share of requests on.
+const FAILED: f64 = 0.01;
+
+fn failures(evidence: &Evidence<'_>) -> Option<String> {
+    let client = evidence.client;
+    let failed: u64 = client.failures.values().sum();
+    if (failed as f64) < FAILED * client.requests as f64 || failed == 0 {
+        return None;
+    }
+    let named: Vec<String> = client
+        .failures
+        .iter()
+        .map(|(class, count)| format!("{count} {}", class.replace('_', " ")))
+        .collect();
+    Some(format!(
+        "{failed} of {} failed ({}); rates are of successes.",
+        words::several(client.requests as f64, "request", "requests"),
+        words::list(&named),
+    ))
+}
+
+/// Where the service has room, what its users wait for is elsewhere: the network's part, if it is
+/// large.
+fn on_the_network(evidence: &Evidence<'_>, verdict: Verdict) -> Option<String> {
+    if !matches!(verdict, Verdict::NotSaturated | Verdict::CannotTell) {
+        return None;
+    }
+    let connect = evidence.stage_ms(Stage::Connect);
+    let request = evidence.stage_ms(Stage::RequestNet);
+    let response = evidence.stage_ms(Stage::ResponseNet);
+    let whole = evidence.ledger.client_mean_ms;
+    let network = connect + request + response;
+    if whole <= 0.0 || network < NETWORK_WORTH_TELLING * whole {
+        return None;
+    }
+    let delayed = if evidence.delay_ms > 0.0 {
+        format!(
+            " ({} were added to each packet that leaves the service)",
+            words::ms(evidence.delay_ms)
+        )
+    } else {
+        String::new()
+    };
+    Some(format!(
+        "A request takes {}, of which {} pass on the network{delayed}: {} to connect, {} for the \
+         request, {} for the response. {}",
+        words::ms(whole),
+        words::ms(network),
+        words::ms(connect),
+        words::ms(request),
+        words::ms(response),
+        if connect >= network / 2.0 {
+            "Connections kept open between requests would save the first part."
+        } else {
+            "The service is not what the users wait for."
+        },
+    ))
+}
+
+fn unfinished(evidence: &Evidence<'_>) -> Option<String> {
+    let unfinished = &evidence.ledger.unfinished;
+    let age = unfinished.mean_age_ms?;
+    // Each user of a closed loop has one under way. Only those that are older than what got
+    // through tell of a queue that the latencies do not show.
+    if age <= evidence.ledger.client_mean_ms {
+        return None;
+    }
+    let (stage, most) = unfinished.by_stage.iter().max_by_key(|(_, count)| **count)?;
+    Some(format!(
+        "When the run ended {} were unfinished, {} old on average, {most} of them in {}: the \
+         latencies are those of the requests that got through.",
+        words::several(unfinished.count as f64, "request", "requests"),
+        words::ms(age),
+        stage.replace('_', " "),
+    ))
+}
+
+/// That the delay was not where the prediction took it to be, if so.
+fn otherwise_than_predicted(evidence: &Evidence<'_>) -> Option<String> {
+    let predicted = evidence.prediction?.crossings.filter(|&times| times > 0.0)?;
+    let count = evidence.kernel().db_round_trips_per_request.filter(|&count| count > 0.0)?;
+    if evidence.delay_ms <= 0.0 {
+        return None;
+    }
+    let times = evidence.crossing().factor()? * count;
+    // Far more than what a request more or less at an edge of the hold makes of it.
+    ((times - predicted).abs() > 0.5 * predicted).then(|| {
+        format!(
+            "The prediction took a request to wait for {} crossings of the delayed interface; \
+             here it waited for {}.",
+            words::mean(predicted),
+            words::mean(times),
+        )
+    })
+}
+
+/// Measured beside predicted.
+fn measured(evidence: &Evidence<'_>) -> Option<String> {
+    let prediction = evidence.prediction?;
+    let measured = evidence.client.hold_srps?;
+    if let Some(predicted) = prediction.predicted_rps.filter(|&rate| rate > 0.0) {
+        return Some(format!(
+            "Predicted from {} before this run: {} requests per second. Measured: {} ({:+.1} %).",
+            prediction.from,
+            words::rate(predicted),
+            words::rate(measured),
+            // Adding zero turns a negative zero into a positive one.
+            (1_000.0 * (measured / predicted - 1.0)).round() / 10.0 + 0.0,
+        ));
+    }
+    let bound = prediction.upper_bound_rps?;
+    Some(format!(
+        "Predicted from {} before this run: no more than {} requests per second. Measured: {}.",
+        prediction.from,
+        words::rate(bound),
+        words::rate(measured),
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! What a run leaves behind: the client's own stamps of every request, and all that the agent sent.
+//!
+//! Pure data. `engine` and `pair` fill it; `join`, `ledger` and `explain` read it. All times are
+//! CLOCK_MONOTONIC of this host in nanoseconds; 0 means that the mark was not reached.
+
+use std::net::SocketAddr;
+
+use agent_common::wire;
+
+/// Why a request failed. Names in reports: [`Failure::name`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Failure {
+    /// connect() was refused.
+    ConnectRefused,
+    /// connect() timed out.
+    ConnectTimeout,
+    /// The connection was reset while connecting.
+    ConnectReset,
+    /// Any other connect error (no route, out of ports, ...).
+    ConnectOther,
+    /// No whole response within the timeout.
+    ReadTimeout,
+    /// The connection was reset or closed before the response was whole.
+    ReadReset,
+    /// Status 400 to 499.
+    Http4xx,
+    /// Status 500 to 599.
+    Http5xx,
+    /// The bytes were no HTTP/1.x response.
+    BadResponse,
+}
+
+impl Failure {
+    /// The name used in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectReset => "connect_reset",
+            Self::ConnectOther => "connect_other",
+            Self::ReadTimeout => "read_timeout",
+            Self::ReadReset => "read_reset",
+            Self::Http4xx => "http_4xx",
+            Self::Http5xx => "http_5xx",
+            Self::BadResponse => "bad_response",
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A whole response with a status below 400.
+    Success,
+    /// Anything else that ended.
+    Failed(Failure),
+    /// The run ended first.
+    Unfinished,
+}
+
+/// One request as the client saw it.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestRecord {
+    /// Number of the emulated user, from 0.
+    pub user: u32,
+    /// The client socket's own address, as getsockname() tells after connect(); port 0 if the
+    /// connection never had one.
+    pub local: SocketAddr,
+    /// The address it connected to.
+    pub remote: SocketAddr,
+    /// connect() was called on this request's connection. Equal to `c0` on a new connection.
+    pub connection_start: u64,
+    /// Ordinal on the connection, from 0. At 0 the connection is new and `connect` is a stage.
+    pub ordinal: u32,
+    /// Bytes sent on the connection before this request.
+    pub tx_offset: u64,
+    /// Bytes of this request.
+    pub tx_bytes: u64,
+    /// Bytes received on the connection before this response.
+    pub rx_offset: u64,
+    /// Bytes of this response so far.
+    pub rx_bytes: u64,
+    /// Start: before connect() on a new connection, before the first send on a kept one.
+    pub c0: u64,
+    /// connect() returned (the socket became writable without error).
+    pub c1: u64,
+    /// Last byte of the request handed to the kernel.
+    pub c2: u64,
+    /// First byte of the response read.
+    pub c3: u64,
+    /// Last byte of the response read, or when the failure was known, or the end of the run.
+    pub c4: u64,
+    /// SYN retransmissions, from TCP_INFO (`tcpi_total_retrans` read right after connect).
+    pub syn_retransmits: u8,
+    /// HTTP status, 0 if none.
+    pub status: u16,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunSpec {
+    /// Name of the cell, such as `sync/io_read/100ms`.
+    pub name: String,
+    /// Setup, such as `sync`; free text.
+    pub setup: Option<String>,
+    /// Route, such as `io_read`; free text.
+    pub route: Option<String>,
+    /// URL.
+    pub url: String,
+    /// HTTP method.
+    pub method: String,
+    /// Users at the top of the ramp.
+    pub users: u32,
+    /// Users started per second; 0: all at once.
+    pub ramp_per_s: f64,
+    /// Length of the hold in nanoseconds.
+    pub hold_ns: u64,
+    /// Delay asked of the agent in nanoseconds, None if it was not asked for any.
+    pub delay_ns: Option<u64>,
+}
+
+/// All that a run leaves behind.
+#[derive(Clone, Debug)]
+pub struct RunData {
+    /// What was asked for.
+    pub spec: RunSpec,
+    /// First user started.
+    pub start: u64,
+    /// Last user started: the hold begins.
+    pub hold_start: u64,
+    /// The hold ended and the users were stopped. Earlier than planned after Ctrl-C.
+    pub end: u64,
+    /// When each user was started, in order.
+    pub user_starts: Vec<u64>,
+    /// Every request that was begun, in order of `c4`. Unfinished ones included.
+    pub records: Vec<RequestRecord>,
+    /// Largest time that a ready socket waited in the load generator's own event loop, measured
+    /// as the time spent on one batch of events, and its mean, nanoseconds.
+    pub loop_busy_max: u64,
+    /// Share of the run that the engine's threads were on a processor, per thread (0 to 1).
+    pub engine_cpu_share: f64,
+    /// Share of the run that they waited for one, from /proc/thread-self/schedstat.
+    pub engine_runqueue_share: f64,
+    /// True if Ctrl-C ended the run.
+    pub interrupted: bool,
+    /// What the agent sent; None without `--agent`.
+    pub kernel: Option<KernelData>,
+}
+
+/// All that the agent sent in one session.
+#[derive(Clone, Debug, Default)]
+pub struct KernelData {
+    /// The service as found.
+    pub targeted: Option<wire::Targeted>,
+    /// The probes were attached.
+    pub started_at: u64,
+    /// The impairment in force.
+    pub impaired: Option<wire::Impaired>,
+    /// Requests, complete.
+    pub requests: Vec<wire::ServerRequest>,
+    /// Requests not finished at Stop.
+    pub unfinished: Vec<wire::ServerRequest>,
+    /// The client's kernel's view.
+    pub client_turns: Vec<wire::ClientTurn>,
+    /// Database round trips.
+    pub db_turns: Vec<wire::DbTurn>,
+    /// Text of each statement; the index is the statement's number.
+    pub statements: Vec<String>,
+    /// Times worker threads were held.
+    pub holds: Vec<wire::Hold>,
+    /// One per second or so.
+    pub windows: Vec<wire::Window>,
+    /// The closing sums; None if the agent was lost.
+    pub totals: Option<wire::Totals>,
+    /// When the agent was lost, if it was.
+    pub lost_at: Option<u64>,
+    /// Packets that the injector dropped or let through undelayed.
+    pub injector_dropped: u64,
+    /// Notices and errors from the agent, as it worded them.
+    pub notices: Vec<String>,
+}

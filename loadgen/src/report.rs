@@ -1,0 +1,10 @@
+//! The report contract and its renderings. All are pure: text goes in and out as strings.
+
+pub mod html;
+pub mod json;
+pub mod model;
+pub mod study;
+pub mod text;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,306 @@
+//! The report for a terminal: the story first, then the numbers that it rests on.
+
+use std::fmt::Write as _;
+
+use super::{
+    model::{Cell, Kernel, Ledger, Report, Verdict},
+    study,
+};
+use crate::explain::words;
+
+/// Whether to colour, which the caller decides: only where a person looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// Plain text.
+    Never,
+    /// With ANSI escapes.
+    Always,
+}
+
+const WIDTH: usize = 96;
+const BAR: usize = 30;
+
+const BOLD: &str = "1";
+const DIM: &str = "2";
+const RED: &str = "31";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const CYAN: &str = "36";
+
+impl Colour {
+    fn paint(self, code: &str, text: &str) -> String {
+        match self {
+            Self::Never => text.to_owned(),
+            Self::Always => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
+        }
+    }
+}
+
+/// One run, on one screen.
+#[must_use]
+pub fn cell(cell: &Cell, colour: Colour) -> String {
+    let mut out = String::new();
+    heading(&mut out, cell, colour);
+    if let Some(explanation) = &cell.explanation {
+        let verdict = colour.paint(verdict_code(explanation.verdict), verdict(explanation.verdict));
+        let _ = writeln!(out, "\n{verdict}");
+        for sentence in &explanation.sentences {
+            paragraph(&mut out, &clean(sentence), "  ");
+        }
+        if !explanation.what_if.is_empty() {
+            let _ = writeln!(out, "\n{}", colour.paint(BOLD, "What would change it (requests/s)"));
+            for one in &explanation.what_if {
+                let _ = writeln!(
+                    out,
+                    "  {:>8}  {}",
+                    words::rate(one.predicted_rps),
+                    clean(&one.change)
+                );
+            }
+        }
+    }
+    client(&mut out, cell, colour);
+    if let Some(ledger) = &cell.ledger {
+        stages(&mut out, ledger, colour);
+    }
+    if let Some(kernel) = &cell.kernel {
+        round_trips(&mut out, kernel, colour);
+    }
+    validity(&mut out, cell, colour);
+    out
+}
+
+/// All runs, a line each, with the study's numbers where there are any.
+#[must_use]
+pub fn table(report: &Report, colour: Colour) -> String {
+    let mut out = String::new();
+    let name = report.cells.iter().map(|cell| cell.name.chars().count()).max().unwrap_or(4).max(4);
+    let head = format!(
+        "{:name$}  {:>8} {:>8} {:>9} {:>9} {:>9} {:>8} {:>6}  {}",
+        "run", "max/10s", "hold", "predicted", "successes", "p50", "study", "valid", "verdict"
+    );
+    let _ = writeln!(out, "{}", colour.paint(BOLD, &head));
+    for cell in &report.cells {
+        let explanation = cell.explanation.as_ref();
+        let predicted = explanation.and_then(|explanation| explanation.predicted_rps);
+        let latency = cell.client.latency_ms.as_ref();
+        let valid = if cell.validity.valid { "yes" } else { "NO" };
+        let valid = format!("{valid:>6}");
+        let code = if cell.validity.valid { GREEN } else { RED };
+        let _ = writeln!(
+            out,
+            "{:name$}  {:>8} {:>8} {:>9} {:>9} {:>9} {:>8} {}  {}",
+            clean(&cell.name),
+            format!("{:.1}", cell.client.max_srps),
+            or_dash(cell.client.hold_srps.map(words::rate)),
+            or_dash(predicted.map(words::rate)),
+            cell.client.successes,
+            or_dash(latency.map(|latency| words::ms(latency.p50))),
+            or_dash(study::beside(cell).map(|one| format!("{:.1}", one.max_srps))),
+            colour.paint(code, &valid),
+            explanation.map_or("-", |explanation| verdict(explanation.verdict)),
+        );
+    }
+    out
+}
+
+/// The verdict in words.
+#[must_use]
+pub const fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::WorkersHeldByDatabase => "all workers held, waiting for the database",
+        Verdict::WorkersHeldByCpu => "all workers held, computing",
+        Verdict::WorkersHeldByLock => "all workers held, waiting for a lock",
+        Verdict::WorkersHeldByClients => "all workers held, waiting for clients",
+        Verdict::WorkersHeldByOther => "all workers held, asleep or waiting for something else",
+        Verdict::EventLoopCpu => "out of processor time",
+        Verdict::ExecutorHeldByDatabase => "waiting for a database that is busy all the time",
+        Verdict::NotSaturated => "not saturated",
+        Verdict::LoadGenerator => "the load generator was the limit",
+        Verdict::CannotTell => "cannot tell",
+    }
+}
+
+const fn verdict_code(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::NotSaturated => GREEN,
+        Verdict::LoadGenerator | Verdict::CannotTell => YELLOW,
+        _ => CYAN,
+    }
+}
+
+fn heading(out: &mut String, cell: &Cell, colour: Colour) {
+    let rate = cell.client.hold_srps.map_or_else(
+        || format!("{:.1} requests/s at best", cell.client.max_srps),
+        |rate| format!("{} requests/s", words::rate(rate)),
+    );
+    let name = if cell.name.is_empty() { "run".to_owned() } else { clean(&cell.name) };
+    let mut line = format!("{}  {rate}", colour.paint(BOLD, &name));
+    if let Some(injection) = &cell.injection {
+        let _ = write!(
+            line,
+            ", {} added on {} by {}",
+            words::ms(injection.requested_ms),
+            clean(&injection.device),
+            clean(&injection.engine)
+        );
+    }
+    let _ = writeln!(out, "{line}");
+}
+
+fn client(out: &mut String, cell: &Cell, colour: Colour) {
+    let client = &cell.client;
+    let _ = writeln!(out, "\n{}", colour.paint(BOLD, "Client"));
+    let _ = writeln!(
+        out,
+        "  {} users, {:.0} s hold: {} successes of {} requests; max {:.1}/s over 10 s, {} in the \
+         best second",
+        client.users,
+        client.hold_s,
+        client.successes,
+        client.requests,
+        client.max_srps,
+        client.peak_1s
+    );
+    if let Some(latency) = &client.latency_ms {
+        let _ = writeln!(
+            out,
+            "  latency mean {}, p50 {}, p90 {}, p99 {}, max {}",
+            words::ms(latency.mean),
+            words::ms(latency.p50),
+            words::ms(latency.p90),
+            words::ms(latency.p99),
+            words::ms(latency.max)
+        );
+    }
+    if !client.failures.is_empty() {
+        let failures: Vec<String> =
+            client.failures.iter().map(|(class, count)| format!("{count} {class}")).collect();
+        let _ = writeln!(out, "  {} {}", colour.paint(RED, "failed:"), failures.join(", "));
+    }
+}
+
+fn stages(out: &mut String, ledger: &Ledger, colour: Colour) {
+    if ledger.stages.is_empty() && ledger.unmatched == 0 && ledger.unfinished.count == 0 {
+        return;
+    }
+    let title = format!(
+        "Where a request waited (mean of {} completed in the {})",
+        ledger.matched,
+        clean(&ledger.scope)
+    );
+    let _ = writeln!(out, "\n{}", colour.paint(BOLD, &title));
+    for stage in &ledger.stages {
+        let filled = ((stage.share * BAR as f64).round() as usize).min(BAR);
+        let bar = colour.paint(CYAN, &"#".repeat(filled)) + &" ".repeat(BAR - filled);
+        let line = format!(
+            "  {:<17} {:>9} {:>6}  {bar} p99 {}",
+            stage.stage,
+            words::ms(stage.mean_ms),
+            words::percent(stage.share),
+            words::ms(stage.p99_ms)
+        );
+        let _ = writeln!(out, "{line}");
+    }
+    let unfinished = &ledger.unfinished;
+    if unfinished.count > 0 {
+        let stages: Vec<String> =
+            unfinished.by_stage.iter().map(|(stage, count)| format!("{count} {stage}")).collect();
+        let _ = writeln!(
+            out,
+            "  unfinished: {}, mean age {}: {}",
+            unfinished.count,
+            or_dash(unfinished.mean_age_ms.map(words::ms)),
+            stages.join(", ")
+        );
+    }
+    if ledger.unmatched > 0 {
+        let reasons: Vec<String> = ledger
+            .unmatched_reasons
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect();
+        let _ = writeln!(out, "  not joined: {} ({})", ledger.unmatched, reasons.join(", "));
+    }
+}
+
+fn round_trips(out: &mut String, kernel: &Kernel, colour: Colour) {
+    let Some(total) = kernel.db_round_trips_per_request.filter(|&total| total > 0.0) else {
+        return;
+    };
+    let title = format!("Database round trips ({} per request)", words::mean(total));
+    let _ = writeln!(out, "\n{}", colour.paint(BOLD, &title));
+    for line in &kernel.db_round_trips {
+        let statement = line.statement.as_deref().unwrap_or("");
+        let line = format!(
+            "  {:>5} x {:<14} {:>9}  {}",
+            words::mean(line.per_request),
+            line.kind,
+            words::ms(line.mean_ms),
+            shorten(&clean(statement), WIDTH - 37)
+        );
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+}
+
+fn validity(out: &mut String, cell: &Cell, colour: Colour) {
+    let validity = &cell.validity;
+    let _ = writeln!(out);
+    if validity.valid {
+        let _ = write!(out, "{}", colour.paint(GREEN, "Valid"));
+        if let Some(ledger) = &cell.ledger {
+            let _ = write!(
+                out,
+                ": {} joined, {} of the time against causality, {} unexplained",
+                or_dash(ledger.matched_fraction.map(words::percent)),
+                words::percent(ledger.inverted_fraction),
+                words::percent(ledger.residual_fraction)
+            );
+        }
+        let _ = writeln!(out, ".");
+    } else {
+        let _ = writeln!(out, "{}", colour.paint(RED, "INVALID: the numbers prove nothing."));
+        for reason in &validity.reasons {
+            paragraph(out, &format!("- {}", clean(reason)), "  ");
+        }
+    }
+    for note in &validity.notes {
+        paragraph(out, &colour.paint(DIM, &format!("note: {}", clean(note))), "  ");
+    }
+}
+
+/// Breaks a text into lines. One word that is too long stays whole.
+fn paragraph(out: &mut String, text: &str, indent: &str) {
+    let mut length = 0;
+    for word in text.split(' ') {
+        let wide = word.chars().count();
+        if length > 0 && length + 1 + wide > WIDTH {
+            let _ = writeln!(out);
+            length = 0;
+        }
+        if length == 0 {
+            let _ = write!(out, "{indent}{word}");
+            length = indent.len() + wide;
+        } else {
+            let _ = write!(out, " {word}");
+            length += 1 + wide;
+        }
+    }
+    let _ = writeln!(out);
+}
+
+/// Text from elsewhere may carry control characters; a terminal must not see them.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn shorten(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(3)).collect::<String>() + "..."
+}
+
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}

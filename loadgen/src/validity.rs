@@ -1,0 +1,154 @@
+//! Whether a run can be believed. The thresholds were fixed before the first run, and no run may
+//! change them: an invalid run is reported as such.
+
+use crate::{
+    ledger::{Accounts, Stage},
+    record::{Outcome, RunData},
+    report::model::{Kernel, Validity},
+};
+
+/// At least this share of completed requests must be joined with their kernel timeline.
+pub const MATCHED_MIN: f64 = 0.99;
+/// At most this share of the time may be marks that contradict causality.
+pub const INVERTED_MAX: f64 = 0.02;
+/// At most this share of the client's time may be missing from the stages, or too much in them.
+pub const RESIDUAL_MAX: f64 = 0.02;
+/// At most this share of the time may be the load generator's own lateness.
+pub const CLIENT_WAIT_MAX: f64 = 0.02;
+/// At most this share of the run may an engine thread of the load generator wait for a processor.
+pub const ENGINE_RUNQUEUE_MAX: f64 = 0.10;
+/// At most this share of the run may an engine thread of the load generator compute.
+pub const ENGINE_CPU_MAX: f64 = 0.95;
+/// Below this share of requests with a measured `client_wait` that is told.
+const CLIENT_WAIT_KNOWN_MIN: f64 = 0.99;
+
+/// Whether the load generator was out of processor time: why, if so.
+#[must_use]
+pub fn generator_short(run: &RunData) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if run.engine_runqueue_share > ENGINE_RUNQUEUE_MAX {
+        reasons.push(format!(
+            "the load generator waited for a processor {} of the time (at most {}): give it more \
+             processors, or fewer users",
+            percent(run.engine_runqueue_share),
+            percent(ENGINE_RUNQUEUE_MAX)
+        ));
+    }
+    if run.engine_cpu_share > ENGINE_CPU_MAX {
+        reasons.push(format!(
+            "the load generator computed {} of the time (at most {}): the service may be faster \
+             than it",
+            percent(run.engine_cpu_share),
+            percent(ENGINE_CPU_MAX)
+        ));
+    }
+    reasons
+}
+
+/// Judges a run.
+#[must_use]
+pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>) -> Validity {
+    let mut reasons = Vec::new();
+    let mut notes = Vec::new();
+    if run.interrupted {
+        reasons.push("the run was interrupted before its end".to_owned());
+    }
+    let ended = run.records.iter().filter(|record| record.outcome != Outcome::Unfinished);
+    if ended.clone().count() > 0 && !ended.clone().any(|record| record.outcome == Outcome::Success)
+    {
+        reasons.push("every request failed: see the failures above, and the URL".to_owned());
+    }
+    reasons.extend(generator_short(run));
+    if let Some(data) = &run.kernel {
+        if let Some(at) = data.lost_at {
+            let seconds = at.saturating_sub(run.start) as f64 / 1e9;
+            reasons.push(format!(
+                "kernel side lost at {seconds:.1} s: the agent ended or its socket closed"
+            ));
+        }
+        if data.injector_dropped > 0 {
+            reasons.push(format!(
+                "the injector dropped or let through undelayed {} packets: its queue was full",
+                data.injector_dropped
+            ));
+        }
+        notes.extend(data.notices.iter().cloned());
+        if let Some(path) = data.totals.as_ref().and_then(|totals| totals.unix_database.as_ref()) {
+            notes.push(format!(
+                "the service reaches its database through the Unix socket {path}: no packet \
+                 engine can delay that"
+            ));
+        }
+    }
+    if let Some(kernel) = kernel.filter(|kernel| kernel.lost_events > 0) {
+        reasons.push(format!(
+            "{} kernel events were lost: what they would have shown is missing",
+            kernel.lost_events
+        ));
+    }
+    if let Some(accounts) = accounts {
+        ledger(accounts, &mut reasons, &mut notes);
+    }
+    Validity { valid: reasons.is_empty(), reasons, notes }
+}
+
+fn ledger(accounts: &Accounts, reasons: &mut Vec<String>, notes: &mut Vec<String>) {
+    let ledger = &accounts.ledger;
+    let worst = [ledger.matched_fraction, accounts.run_matched_fraction]
+        .into_iter()
+        .flatten()
+        .reduce(f64::min);
+    match worst {
+        None => reasons.push("no request was completed: there is nothing to explain".to_owned()),
+        Some(share) if share < MATCHED_MIN => reasons.push(format!(
+            "only {} of the completed requests could be joined with their kernel timeline (at \
+             least {})",
+            percent(share),
+            percent(MATCHED_MIN)
+        )),
+        Some(_) => {}
+    }
+    if ledger.inverted_fraction > INVERTED_MAX {
+        reasons.push(format!(
+            "kernel marks contradict causality by {} of the time (at most {})",
+            percent(ledger.inverted_fraction),
+            percent(INVERTED_MAX)
+        ));
+    }
+    if ledger.residual_fraction.abs() > RESIDUAL_MAX {
+        reasons.push(format!(
+            "the stages differ from the client's time by {} (at most {})",
+            percent(ledger.residual_fraction),
+            percent(RESIDUAL_MAX)
+        ));
+    }
+    let waited = ledger.stages.iter().find(|stage| stage.stage == Stage::ClientWait.name());
+    if let Some(stage) = waited.filter(|stage| stage.share > CLIENT_WAIT_MAX) {
+        reasons.push(format!(
+            "the load generator was late to read: {} of the time (at most {}); give it an idle \
+             processor, or fewer users",
+            percent(stage.share),
+            percent(CLIENT_WAIT_MAX)
+        ));
+    }
+    if let Some(known) = ledger.client_wait_known.filter(|&known| known < CLIENT_WAIT_KNOWN_MIN) {
+        notes.push(format!(
+            "client_wait was measured for {} of the requests; for the others it is part of \
+             response_net",
+            percent(known)
+        ));
+    }
+    if ledger.scope == "run" && ledger.matched + ledger.unmatched > 0 {
+        notes.push(format!(
+            "fewer than {} requests were completed in the hold: the ledger is of the whole run",
+            crate::ledger::MIN_REQUESTS
+        ));
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+use super::*;
+use crate::{
+    join::join, kernel_stats::kernel, ledger, report::model::Stage as Line, simulate,
+    simulate::SECOND,
+};
+
+fn good() -> (RunData, Kernel, Accounts) {
+    let run = simulate::io_read("sync", "sync", 0).one_at_a_time(1);
+    let data = run.kernel.as_ref().unwrap();
+    let accounts = ledger::close(&run, &join(&run.records, data));
+    let kernel = kernel(&run, data).kernel;
+    (run, kernel, accounts)
+}
+
+/// The only reason after one change.
+#[track_caller]
+fn reason(change: impl Fn(&mut RunData, &mut Kernel, &mut Accounts)) -> String {
+    let (mut run, mut kernel, mut accounts) = good();
+    assert!(judge(&run, Some(&kernel), Some(&accounts)).valid);
+    change(&mut run, &mut kernel, &mut accounts);
+    let validity = judge(&run, Some(&kernel), Some(&accounts));
+    assert!(!validity.valid);
+    assert_eq!(validity.reasons.len(), 1, "{validity:?}");
+    validity.reasons[0].clone()
+}
+
+fn valid_after(change: impl Fn(&mut RunData, &mut Kernel, &mut Accounts)) -> Validity {
+    let (mut run, mut kernel, mut accounts) = good();
+    change(&mut run, &mut kernel, &mut accounts);
+    let validity = judge(&run, Some(&kernel), Some(&accounts));
+    assert!(validity.valid, "{validity:?}");
+    validity
+}
+
+fn client_wait(accounts: &mut Accounts) -> &mut Line {
+    accounts.ledger.stages.iter_mut().find(|line| line.stage == "client_wait").unwrap()
+}
+
+#[test]
+fn each_threshold_is_told_and_kept() {
+    assert!(reason(|run, _, _| run.interrupted = true).contains("interrupted"));
+    assert!(reason(|run, _, _| run.engine_runqueue_share = 0.11).contains("11.0 %"));
+    assert!(reason(|run, _, _| run.engine_cpu_share = 0.96).contains("96.0 %"));
+    assert!(reason(|_, kernel, _| kernel.lost_events = 1).contains("1 kernel events were lost"));
+    let matched = |_: &mut RunData, _: &mut Kernel, accounts: &mut Accounts| {
+        accounts.ledger.matched_fraction = Some(0.985);
+    };
+    assert!(reason(matched).contains("98.5 %"));
+    assert!(reason(|_, _, a| a.run_matched_fraction = Some(0.5)).contains("50.0 %"));
+    assert!(reason(|_, _, a| a.ledger.inverted_fraction = 0.021).contains("causality"));
+    assert!(reason(|_, _, a| a.ledger.residual_fraction = -0.021).contains("-2.1 %"));
+    assert!(reason(|_, _, a| client_wait(a).share = 0.03).contains("late to read"));
+    let dropped = |run: &mut RunData, _: &mut Kernel, _: &mut Accounts| {
+        run.kernel.as_mut().unwrap().injector_dropped = 9;
+    };
+    assert!(reason(dropped).contains("9 packets"));
+    let lost = |run: &mut RunData, _: &mut Kernel, _: &mut Accounts| {
+        let at = run.start + 12 * SECOND + SECOND / 2;
+        run.kernel.as_mut().unwrap().lost_at = Some(at);
+    };
+    assert!(reason(lost).contains("kernel side lost at 12.5 s"));
+    let nothing = |_: &mut RunData, _: &mut Kernel, accounts: &mut Accounts| {
+        accounts.ledger.matched_fraction = None;
+        accounts.run_matched_fraction = None;
+    };
+    assert!(reason(nothing).contains("nothing to explain"));
+}
+
+#[test]
+fn at_a_threshold_a_run_is_valid() {
+    valid_after(|run, _, accounts| {
+        run.engine_runqueue_share = ENGINE_RUNQUEUE_MAX;
+        run.engine_cpu_share = ENGINE_CPU_MAX;
+        accounts.ledger.matched_fraction = Some(MATCHED_MIN);
+        accounts.ledger.inverted_fraction = INVERTED_MAX;
+        accounts.ledger.residual_fraction = RESIDUAL_MAX;
+        client_wait(accounts).share = CLIENT_WAIT_MAX;
+    });
+}
+
+#[test]
+fn notes_do_not_make_a_run_invalid() {
+    let validity = valid_after(|run, _, accounts| {
+        accounts.ledger.client_wait_known = Some(0.0);
+        accounts.ledger.scope = "run".to_owned();
+        let data = run.kernel.as_mut().unwrap();
+        data.notices.push("a notice".to_owned());
+        let path = "/run/postgresql/.s.PGSQL.5432".to_owned();
+        data.totals.as_mut().unwrap().unix_database = Some(path);
+    });
+    let notes = validity.notes.join("\n");
+    for part in ["a notice", "Unix socket /run/postgresql", "client_wait was", "the whole run"] {
+        assert!(notes.contains(part), "{notes}");
+    }
+}

@@ -1,0 +1,13 @@
+//! `agent inject` on this kernel, in namespaces of its own: what packets get, and that nothing is
+//! ever left.
+
+#[path = "inject/delay.rs"]
+mod delay;
+#[path = "inject/ends.rs"]
+mod ends;
+#[path = "inject/engine.rs"]
+mod engine;
+#[path = "inject/refusals.rs"]
+mod refusals;
+#[path = "inject/support.rs"]
+mod support;

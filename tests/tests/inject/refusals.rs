@@ -1,0 +1,129 @@
+//! Bad input: one error that names the thing and the fix, and nothing changed.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::support::{Bench, agent_binary, difference};
+
+/// Checks that `agent inject ARGUMENTS` is refused with `code` and with an error that holds every
+/// one of `words`.
+fn refused(bench: &Bench, arguments: &str, code: i32, words: &[&str]) -> Result<()> {
+    let before = bench.state()?;
+    let output = bench.run(arguments)?;
+    let complaint = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(code), "{arguments}: {complaint}");
+    for word in words {
+        assert!(complaint.contains(word), "{arguments}: `{word}` is not in: {complaint}");
+    }
+    if code == 1 {
+        assert!(complaint.starts_with("error: "), "{arguments}: {complaint}");
+        assert_eq!(complaint.trim_end().lines().count(), 1, "{arguments}: {complaint}");
+    }
+    assert_eq!(difference(&before, &bench.state()?), "", "{arguments}");
+    assert!(bench.processes().is_empty(), "{arguments}");
+    Ok(())
+}
+
+#[test]
+fn places_that_do_not_exist() -> Result<()> {
+    let bench = Bench::new()?;
+    let server = bench.server();
+    for detach in ["", " --detach"] {
+        let add = |rest: &str| format!("add --delay 100ms {rest}{detach}");
+        let nodev = ["interface `eth7`", "eth0", "lo"];
+        refused(&bench, &add("--dev eth7 --netns NS"), 1, &nodev)?;
+        let nons = ["network namespace `nowhere`", server.as_str()];
+        refused(&bench, &add("--dev eth0 --netns nowhere"), 1, &nons)?;
+        refused(&bench, &add("--dev eth0 --netns ../nowhere"), 1, &["`../nowhere`"])?;
+        refused(&bench, &add("--dev eth0 --pid 4194305"), 1, &["process 4194305 not found"])?;
+        refused(&bench, &add("--dev eth0 --pid -3"), 1, &["`-3` is not a process id"])?;
+    }
+    refused(&bench, "clear --netns NS --dev eth0", 1, &["nothing is injected", "`eth0`"])?;
+    refused(&bench, "clear --netns nowhere", 1, &["network namespace `nowhere`"])
+}
+
+#[test]
+fn delays_that_make_no_sense() -> Result<()> {
+    let bench = Bench::new()?;
+    for (delay, words) in [
+        ("-5ms", ["`-5ms` is negative", "100ms"]),
+        ("0ms", ["delay is zero", "100ms"]),
+        ("0", ["delay is zero", "100ms"]),
+        ("61s", ["delay 61s is above", "60s"]),
+        ("99999999999h", ["`99999999999h` is too long", ""]),
+        ("100", ["`100` has no unit", "100ms"]),
+        ("100parsecs", ["unknown unit `parsecs`", "ms"]),
+        ("soon", ["`soon` does not start with a decimal number", "1.5s"]),
+    ] {
+        refused(&bench, &format!("add --dev eth0 --netns NS --delay {delay}"), 1, &words)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn command_lines_that_cannot_be_read() -> Result<()> {
+    let bench = Bench::new()?;
+    refused(&bench, "add --delay 100ms", 2, &["--dev"])?;
+    refused(&bench, "add --dev eth0", 2, &["--delay"])?;
+    refused(&bench, "add --dev eth0 --delay 1ms --netns NS --pid 1", 2, &["--pid"])?;
+    refused(&bench, "add --dev eth0 --delay 1ms --engine magic", 2, &["magic", "nfqueue"])
+}
+
+#[test]
+fn a_second_one_on_the_same_interface() -> Result<()> {
+    let bench = Bench::new()?;
+    let _agent = bench.add("--dev eth0 --netns NS --delay 100ms")?;
+    let in_force = bench.state()?;
+    for arguments in [
+        "add --dev eth0 --netns NS --delay 50ms",
+        "add --dev eth0 --netns NS --delay 50ms --detach",
+        "add --dev eth0 --netns NS --delay 50ms --engine nfqueue",
+    ] {
+        let output = bench.run(arguments)?;
+        let complaint = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(1), "{arguments}: {complaint}");
+        assert!(complaint.contains("interface `eth0`"), "{complaint}");
+        assert!(complaint.contains("is impaired already by process"), "{complaint}");
+        let now = mask_counters(&bench.state()?);
+        assert_eq!(difference(&mask_counters(&in_force), &now), "", "{arguments}");
+    }
+    // Another interface of the namespace is another matter.
+    let other = bench.add("--dev lo --netns NS --delay 50ms")?;
+    assert_eq!(bench.listed()?.len(), 2);
+    drop(other);
+    Ok(())
+}
+
+/// What packets count up while an impairment is in force.
+fn mask_counters(state: &str) -> String {
+    let rule = |line: &&str| !line.contains("counter packets");
+    let queue = |line: &&str| !line.trim_start().starts_with(|c: char| c.is_ascii_digit());
+    state.lines().filter(rule).filter(queue).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn without_root() -> Result<()> {
+    let bench = Bench::new()?;
+    let directory = tempfile::tempdir()?;
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755))?;
+    let agent = directory.path().join("agent");
+    std::fs::copy(agent_binary()?, &agent)?;
+    let before = bench.state()?;
+    for arguments in ["add --dev lo --delay 100ms", "list", "clear"] {
+        let output = Command::new(&agent)
+            .arg("inject")
+            .args(arguments.split_whitespace())
+            .uid(65_534)
+            .gid(65_534)
+            .current_dir("/")
+            .output()?;
+        let complaint = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(1), "{arguments}: {complaint}");
+        assert_eq!(complaint, "error: injecting needs root: run it with sudo\n", "{arguments}");
+    }
+    assert_eq!(difference(&before, &bench.state()?), "");
+    Ok(())
+}
