@@ -13,6 +13,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use anyhow::{Context as _, Result, bail};
 
 pub(crate) use ebpf::{bpf_linker, cargo_deny, nightly};
+use install::Step;
 pub(crate) use install::{as_root, update_package_lists};
 use item::Item;
 pub(crate) use python::venv;
@@ -76,21 +77,14 @@ fn missing(needs: &[Need]) -> Result<Vec<Item>> {
 }
 
 fn install_missing(missing: &[Item], yes: bool) -> Result<()> {
-    let plan = install::plan(missing)?;
     eprintln!("missing:");
     for item in missing {
         eprintln!("  {item}");
     }
-    eprintln!("to be run:");
-    for step in &plan {
-        eprintln!("  {step}");
+    if install::needs_fresh_lists(missing) {
+        carry_out(&[Step::FreshLists], yes)?;
     }
-    if !yes && !agreed()? {
-        bail!("nothing was installed");
-    }
-    for step in &plan {
-        step.run()?;
-    }
+    carry_out(&install::plan(missing)?, yes)?;
     // What an installer claims is not taken on trust.
     let still: Vec<String> =
         missing.iter().filter(|item| !item.present()).map(ToString::to_string).collect();
@@ -98,6 +92,17 @@ fn install_missing(missing: &[Item], yes: bool) -> Result<()> {
         bail!("still missing after installing: {}", still.join("; "));
     }
     Ok(())
+}
+
+fn carry_out(plan: &[Step], yes: bool) -> Result<()> {
+    eprintln!("to be run:");
+    for step in plan {
+        eprintln!("  {step}");
+    }
+    if !yes && !agreed()? {
+        bail!("nothing was installed");
+    }
+    plan.iter().try_for_each(Step::run)
 }
 
 fn agreed() -> Result<bool> {

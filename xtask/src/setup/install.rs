@@ -12,6 +12,8 @@ use crate::workspace;
 /// One step of an installation.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// Debian's lists of packages, as root.
+    FreshLists,
     /// Debian packages, as root.
     Apt(Vec<String>),
     /// The nightly toolchain, as the user.
@@ -27,6 +29,7 @@ pub(crate) enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::FreshLists => f.write_str(&workspace::line(&apt_update())),
             Self::Apt(packages) => f.write_str(&workspace::line(&apt_install(packages))),
             Self::Rustup(line) => f.write_str(line),
             Self::BpfLinker { llvm_major } => {
@@ -46,6 +49,7 @@ impl Step {
     pub(crate) fn run(&self) -> Result<()> {
         eprintln!("+ {self}");
         match self {
+            Self::FreshLists => update_package_lists(),
             Self::Apt(packages) => apt(packages),
             Self::Rustup(line) => {
                 let mut words = line.split_whitespace();
@@ -59,6 +63,14 @@ impl Step {
             Self::Venv => python::make_venv(),
         }
     }
+}
+
+/// Whether a plan takes newer lists of packages than there are: an image's lists are as old as the
+/// image, and nightly's LLVM may be younger.
+pub(crate) fn needs_fresh_lists(missing: &[Item]) -> bool {
+    missing.contains(&Item::BpfLinker)
+        && workspace::find_program("apt-get").is_some()
+        && choose_llvm(ebpf::nightly_rustc().ok().as_ref()).is_err()
 }
 
 /// Orders the steps: packages before what is built with them.
@@ -176,7 +188,13 @@ fn apt(packages: &[String]) -> Result<()> {
 /// # Errors
 /// When it fails, or there is no way to become root.
 pub(crate) fn update_package_lists() -> Result<()> {
-    workspace::run(as_root("apt-get").args(["update", "-q"]))
+    workspace::run(&mut apt_update())
+}
+
+fn apt_update() -> Command {
+    let mut command = as_root("apt-get");
+    command.args(["update", "-q"]);
+    command
 }
 
 #[cfg(test)]
