@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use crate::{
+    join::completed,
     record::{Outcome, RequestRecord, RunData},
     report::model::{Client, Latency, SeriesPoint},
 };
 
 /// Width of the window of `max_srps`.
 const SLIDING_NS: u64 = 10 * SECOND_NS;
+/// A shorter last point of the series is part of the one before it.
+const SHORTEST_NS: u64 = SECOND_NS / 10;
 /// Below this many successes in the hold, `hold_srps` is null.
 pub const HOLD_MIN_SUCCESSES: usize = 30;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -47,7 +50,7 @@ pub fn client(run: &RunData) -> Client {
         max_srps: max_srps(&successes, run.end.saturating_sub(run.start)),
         peak_1s: peak_1s(&successes, run.start),
         hold_srps: hold_srps(&successes, run.hold_start, run.end),
-        latency_ms: latency(&ended),
+        latency_ms: latency(ended.iter().copied().filter(|record| completed(record))),
         series,
     }
 }
@@ -90,14 +93,17 @@ fn hold_srps(times: &[u64], from: u64, to: u64) -> Option<f64> {
     Some((held.len() - 1) as f64 * NS_PER_S / (last - first) as f64)
 }
 
-fn latency(ended: &[&RequestRecord]) -> Option<Latency> {
+/// Of requests that got a response: what failed took as long as the failure, a refused connection
+/// next to nothing.
+fn latency<'a>(answered: impl Iterator<Item = &'a RequestRecord>) -> Option<Latency> {
     let mut histogram = Histogram::<u64>::new_with_bounds(1_000, HIGHEST_NS, 3).ok()?;
     let mut total = 0u128;
-    let mut longest = 0;
-    for record in ended {
+    let (mut longest, mut count) = (0, 0u64);
+    for record in answered {
         let ns = latency_ns(record);
         histogram.saturating_record(ns.max(1));
         total += u128::from(ns);
+        count += 1;
         longest = longest.max(ns);
     }
     if histogram.is_empty() {
@@ -105,7 +111,7 @@ fn latency(ended: &[&RequestRecord]) -> Option<Latency> {
     }
     let at = |quantile| histogram.value_at_quantile(quantile).min(longest) as f64 / NS_PER_MS;
     Some(Latency {
-        mean: total as f64 / ended.len() as f64 / NS_PER_MS,
+        mean: total as f64 / count as f64 / NS_PER_MS,
         p50: at(0.5),
         p90: at(0.9),
         p99: at(0.99),
@@ -119,16 +125,14 @@ pub(crate) fn latency_ns(record: &RequestRecord) -> u64 {
 }
 
 fn series(run: &RunData, ended: &[&RequestRecord]) -> Vec<SeriesPoint> {
-    let length = run.end.saturating_sub(run.start);
     let mut rest = ended;
     let mut points = Vec::new();
-    for second in 0..length.div_ceil(SECOND_NS) {
-        let from = run.start + second * SECOND_NS;
-        let to = (from + SECOND_NS).min(run.end);
+    for (from, to) in seconds(run.start, run.end) {
         let within = rest.partition_point(|record| record.c4 < to || to == run.end);
         let (these, later) = rest.split_at(within);
         rest = later;
-        let mut times: Vec<u64> = these.iter().map(|record| latency_ns(record)).collect();
+        let answered = these.iter().filter(|record| completed(record));
+        let mut times: Vec<u64> = answered.map(|record| latency_ns(record)).collect();
         times.sort_unstable();
         let successes = these.iter().filter(|record| record.outcome == Outcome::Success).count();
         let span_s = (to - from) as f64 / NS_PER_S;
@@ -142,6 +146,19 @@ fn series(run: &RunData, ended: &[&RequestRecord]) -> Vec<SeriesPoint> {
         });
     }
     points
+}
+
+/// The seconds of a run. A run stops a moment after its planned end: what is left over then makes no
+/// rate, and belongs to the last second.
+fn seconds(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+    let length = end.saturating_sub(start);
+    let left = length % SECOND_NS;
+    let whole = length / SECOND_NS;
+    let count = if left >= SHORTEST_NS || (whole == 0 && left > 0) { whole + 1 } else { whole };
+    (0..count).map(move |second| {
+        let from = start + second * SECOND_NS;
+        (from, if second + 1 == count { end } else { from + SECOND_NS })
+    })
 }
 
 /// The smallest value that at least `share` of all do not exceed; `sorted` ascending.
@@ -188,6 +205,53 @@ mod tests {
         assert_eq!(peak_1s(&times, 10 * S), 3);
         assert_eq!(peak_1s(&times, 10 * S - S / 2), 4);
         assert_eq!(peak_1s(&[], 0), 0);
+    }
+
+    #[test]
+    fn a_moment_after_the_last_second_is_part_of_it() {
+        let points = |length| seconds(S, S + length).collect::<Vec<_>>();
+        assert_eq!(points(2 * S + S / 1000), [(S, 2 * S), (2 * S, 3 * S + S / 1000)]);
+        assert_eq!(points(2 * S), [(S, 2 * S), (2 * S, 3 * S)]);
+        assert_eq!(points(S + S / 2), [(S, 2 * S), (2 * S, 2 * S + S / 2)]);
+        assert_eq!(points(S / 1000), [(S, S + S / 1000)], "all there is");
+        assert_eq!(points(0), []);
+    }
+
+    #[test]
+    fn every_request_is_in_one_point_of_the_series() {
+        let mut run =
+            crate::simulate::control(agent_common::abi::class::SLEEP, 20).one_at_a_time(1);
+        run.end += 3_000_000;
+        let client = client(&run);
+        assert_eq!(client.series.len() as u64, (run.end - run.start) / S);
+        let mut last = 0.0;
+        let mut total = 0.0;
+        for point in &client.series {
+            total += point.rps * (point.t_s - last);
+            last = point.t_s;
+        }
+        assert!((total - client.requests as f64).abs() < 1e-6, "{total} of {}", client.requests);
+    }
+
+    #[test]
+    fn latencies_are_of_requests_that_got_a_response() {
+        use crate::record::Failure;
+        let mut run =
+            crate::simulate::control(agent_common::abi::class::SLEEP, 20).one_at_a_time(1);
+        let before = client(&run).latency_ms.unwrap();
+        let refused = RequestRecord {
+            c0: run.end - 1_000,
+            c4: run.end - 900,
+            outcome: Outcome::Failed(Failure::ConnectRefused),
+            ..run.records[0]
+        };
+        run.records.extend(vec![refused; 10_000]);
+        let after = client(&run);
+        assert_eq!(after.failures["connect_refused"], 10_000);
+        assert_eq!(after.latency_ms.unwrap(), before);
+        assert!(after.series.last().unwrap().p50_ms.unwrap() > 1.0, "{:?}", after.series.last());
+        run.records.retain(|record| record.outcome == refused.outcome);
+        assert_eq!(client(&run).latency_ms, None);
     }
 
     #[test]

@@ -59,6 +59,14 @@ pub enum Outcome {
     Unfinished,
 }
 
+impl Outcome {
+    /// Whether a whole response came, success or not.
+    #[must_use]
+    pub const fn has_response(self) -> bool {
+        matches!(self, Self::Success | Self::Failed(Failure::Http4xx | Failure::Http5xx))
+    }
+}
+
 /// One request as the client saw it.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRecord {
@@ -179,6 +187,19 @@ pub struct KernelData {
     pub lost_at: Option<u64>,
     /// Packets that the injector dropped or let through undelayed.
     pub injector_dropped: u64,
-    /// Notices and errors from the agent, as it worded them.
+    /// Errors that the agent told of, in the order in which they came.
+    pub errors: Vec<AgentError>,
+    /// Notices from the agent, as it worded them.
     pub notices: Vec<String>,
+}
+
+/// Something that went wrong on the agent's side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentError {
+    /// When we heard of it, nanoseconds.
+    pub at_ns: u64,
+    /// What kind of thing.
+    pub code: wire::ErrorCode,
+    /// The agent's own sentence.
+    pub message: String,
 }

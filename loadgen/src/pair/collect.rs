@@ -3,7 +3,7 @@
 use agent_common::wire::ToLoadgen;
 
 use super::link::LinkError;
-use crate::record::KernelData;
+use crate::record::{AgentError, KernelData};
 
 /// More different statements than any agent sends (it stops at 10,000).
 const MAX_STATEMENTS: u32 = 1 << 16;
@@ -35,8 +35,8 @@ impl Collector {
         )
     }
 
-    /// Keeps one message.
-    pub(super) fn take(&mut self, message: ToLoadgen) -> Result<(), LinkError> {
+    /// Keeps one message that came at `now_ns`.
+    pub(super) fn take(&mut self, now_ns: u64, message: ToLoadgen) -> Result<(), LinkError> {
         let data = &mut self.data;
         match message {
             ToLoadgen::Requests(mut batch) => data.requests.append(&mut batch),
@@ -66,7 +66,8 @@ impl Collector {
             }
             ToLoadgen::Notice(text) => data.notices.push(text),
             ToLoadgen::Error(reply) => {
-                data.notices.push(format!("the agent reports: {}", reply.message));
+                let (code, message) = (reply.code, reply.message);
+                data.errors.push(AgentError { at_ns: now_ns, code, message });
                 self.cleared = true;
             }
             // Answers that nobody waits for any more.
