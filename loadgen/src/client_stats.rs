@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use crate::{
     join::completed,
-    record::{Outcome, RequestRecord, RunData},
+    record::{Outcome, RequestRecord, RunData, latencies},
     report::model::{Client, Latency, SeriesPoint},
 };
 
@@ -19,11 +19,11 @@ pub const HOLD_MIN_SUCCESSES: usize = 30;
 const SECOND_NS: u64 = 1_000_000_000;
 const NS_PER_MS: f64 = 1e6;
 const NS_PER_S: f64 = 1e9;
-/// Latencies are kept to 3 digits from 1 us up to an hour; a longer one counts as an hour.
-const HIGHEST_NS: u64 = 3_600 * SECOND_NS;
 
 /// The client's part of the report. The users are a closed loop: one that waits does not send, so
-/// a latency is that of the requests that were made, not of an offered rate.
+/// a latency is that of the requests that were made, not of an offered rate. Of requests beyond the
+/// records there are counts and a histogram: the rates over ten seconds and over the hold are of the
+/// stretch that was recorded.
 #[must_use]
 pub fn client(run: &RunData) -> Client {
     let mut ended: Vec<&RequestRecord> =
@@ -40,17 +40,26 @@ pub fn client(run: &RunData) -> Client {
             Outcome::Unfinished => {}
         }
     }
+    let beyond = &run.beyond;
+    for (name, count) in &beyond.failures {
+        *failures.entry((*name).to_owned()).or_insert(0) += count;
+    }
+    let beyond_peak = beyond.seconds.iter().map(|(_, successes)| *successes).max().unwrap_or(0);
     let series = series(run, &ended);
     Client {
         users: run.spec.users,
         hold_s: run.end.saturating_sub(run.hold_start) as f64 / NS_PER_S,
-        requests: ended.len() as u64,
-        successes: successes.len() as u64,
+        requests: ended.len() as u64 + beyond.requests,
+        successes: successes.len() as u64 + beyond.successes,
         failures,
         max_srps: max_srps(&successes, run.end.saturating_sub(run.start)),
-        peak_1s: peak_1s(&successes, run.start),
+        peak_1s: peak_1s(&successes, run.start).max(beyond_peak),
         hold_srps: hold_srps(&successes, run.hold_start, run.end),
-        latency_ms: latency(ended.iter().copied().filter(|record| completed(record))),
+        latency_ms: latency(
+            ended.iter().copied().filter(|record| completed(record)),
+            beyond.latency.as_ref(),
+        ),
+        stale_retries: run.stale_retries,
         series,
     }
 }
@@ -95,8 +104,11 @@ fn hold_srps(times: &[u64], from: u64, to: u64) -> Option<f64> {
 
 /// Of requests that got a response: what failed took as long as the failure, a refused connection
 /// next to nothing.
-fn latency<'a>(answered: impl Iterator<Item = &'a RequestRecord>) -> Option<Latency> {
-    let mut histogram = Histogram::<u64>::new_with_bounds(1_000, HIGHEST_NS, 3).ok()?;
+fn latency<'a>(
+    answered: impl Iterator<Item = &'a RequestRecord>,
+    beyond: Option<&Histogram<u64>>,
+) -> Option<Latency> {
+    let mut histogram = latencies()?;
     let mut total = 0u128;
     let (mut longest, mut count) = (0, 0u64);
     for record in answered {
@@ -105,6 +117,12 @@ fn latency<'a>(answered: impl Iterator<Item = &'a RequestRecord>) -> Option<Late
         total += u128::from(ns);
         count += 1;
         longest = longest.max(ns);
+    }
+    if let Some(beyond) = beyond {
+        histogram.add(beyond).ok()?;
+        count += beyond.len();
+        total += (beyond.mean() * beyond.len() as f64) as u128;
+        longest = longest.max(beyond.max());
     }
     if histogram.is_empty() {
         return None;
@@ -127,7 +145,12 @@ pub(crate) fn latency_ns(record: &RequestRecord) -> u64 {
 fn series(run: &RunData, ended: &[&RequestRecord]) -> Vec<SeriesPoint> {
     let mut rest = ended;
     let mut points = Vec::new();
-    for (from, to) in seconds(run.start, run.end) {
+    let spans: Vec<(u64, u64)> = seconds(run.start, run.end).collect();
+    for (index, &(from, to)) in spans.iter().enumerate() {
+        let last = index + 1 == spans.len();
+        let until = if last { usize::MAX } else { index + 1 };
+        let beyond = run.beyond.seconds.iter().take(until).skip(index);
+        let beyond = beyond.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let within = rest.partition_point(|record| record.c4 < to || to == run.end);
         let (these, later) = rest.split_at(within);
         rest = later;
@@ -139,8 +162,8 @@ fn series(run: &RunData, ended: &[&RequestRecord]) -> Vec<SeriesPoint> {
         points.push(SeriesPoint {
             t_s: (to - run.start) as f64 / NS_PER_S,
             users: run.user_starts.partition_point(|&start| start < to) as u32,
-            rps: these.len() as f64 / span_s,
-            srps: successes as f64 / span_s,
+            rps: (these.len() as u64 + beyond.0) as f64 / span_s,
+            srps: (successes as u64 + beyond.1) as f64 / span_s,
             p50_ms: quantile(&times, 0.5).map(|ns| ns as f64 / NS_PER_MS),
             p99_ms: quantile(&times, 0.99).map(|ns| ns as f64 / NS_PER_MS),
         });
@@ -252,6 +275,30 @@ mod tests {
         assert!(after.series.last().unwrap().p50_ms.unwrap() > 1.0, "{:?}", after.series.last());
         run.records.retain(|record| record.outcome == refused.outcome);
         assert_eq!(client(&run).latency_ms, None);
+    }
+
+    #[test]
+    fn requests_beyond_the_records_are_in_counts_and_latencies() {
+        let run = crate::simulate::control(agent_common::abi::class::SLEEP, 20).one_at_a_time(1);
+        let whole = client(&run);
+        let mut capped = run.clone();
+        let rest = capped.records.split_off(capped.records.len() / 2);
+        let (unfinished, rest): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|record| record.outcome == Outcome::Unfinished);
+        rest.iter().for_each(|record| capped.beyond.count(record, run.start));
+        capped.records.extend(unfinished);
+        let capped = client(&capped);
+        assert_eq!((capped.requests, capped.successes), (whole.requests, whole.successes));
+        assert_eq!(capped.peak_1s, whole.peak_1s);
+        let (before, after) =
+            (whole.latency_ms.clone().unwrap(), capped.latency_ms.clone().unwrap());
+        assert!((before.mean - after.mean).abs() < 0.01 * before.mean, "{after:?}");
+        assert!((before.max - after.max).abs() < 0.01 * before.max, "{after:?}");
+        // To the three digits of the histograms.
+        assert!((before.p50 - after.p50).abs() < 2e-3 * before.p50, "{after:?}");
+        assert!((before.p99 - after.p99).abs() < 2e-3 * before.p99, "{after:?}");
+        let rates = |client: &Client| client.series.iter().map(|p| p.rps).collect::<Vec<_>>();
+        assert_eq!(rates(&capped), rates(&whole));
     }
 
     #[test]

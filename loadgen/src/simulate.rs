@@ -12,7 +12,7 @@ use agent_common::{
     wire::{self, DbKind, DbTurn, ServerRequest, ThreadWindow, Window},
 };
 
-use crate::record::{KernelData, Outcome, RequestRecord, RunData, RunSpec};
+use crate::record::{Beyond, KernelData, Outcome, RequestRecord, RunData, RunSpec};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
@@ -482,6 +482,8 @@ impl<'a> Sim<'a> {
             end: self.end,
             user_starts: self.user_starts,
             records: self.records,
+            beyond: Beyond::default(),
+            stale_retries: 0,
             loop_busy_max: 50_000,
             engine_cpu_share: 0.02,
             engine_runqueue_share: 0.001,

@@ -58,12 +58,21 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
     let count = |outcome: fn(Outcome) -> bool| {
         run.records.iter().filter(|record| outcome(record.outcome)).count()
     };
-    if !run.records.is_empty() && count(|outcome| outcome == Outcome::Success) == 0 {
+    let succeeded = count(|outcome| outcome == Outcome::Success);
+    if !run.records.is_empty() && succeeded == 0 && run.beyond.successes == 0 {
         reasons.push(format!(
             "no request succeeded: {} failed and {} were not answered; see the failures above, \
              and the URL",
             count(|outcome| matches!(outcome, Outcome::Failed(_))),
             count(|outcome| outcome == Outcome::Unfinished),
+        ));
+    }
+    if run.beyond.requests > 0 {
+        reasons.push(format!(
+            "{} requests ended after {} had been recorded and were only counted: make the run \
+             shorter, or take fewer users",
+            run.beyond.requests,
+            run.records.len()
         ));
     }
     reasons.extend(generator_short(run));
@@ -72,6 +81,12 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
             let seconds = at.saturating_sub(run.start) as f64 / 1e9;
             reasons.push(format!(
                 "kernel side lost at {seconds:.1} s: the agent ended or its socket closed"
+            ));
+        }
+        if data.dropped_records > 0 {
+            reasons.push(format!(
+                "{} of the agent's records found no room: make the run shorter, or take fewer users",
+                data.dropped_records
             ));
         }
         if data.injector_dropped > 0 {

@@ -142,6 +142,39 @@ fn bad_input_is_one_clear_error() {
 }
 
 #[test]
+fn outputs_that_fail_do_not_cost_the_report() {
+    let url = url(server(Duration::from_millis(5)));
+    let directory = tempfile::tempdir().unwrap();
+    let report = |name: &str| directory.path().join(name);
+    let arguments = ["run", &url, "--users", "1", "--hold", "300ms", "--json"];
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+
+    let path = report("stdout.json");
+    let mut command = loadgen();
+    command.args(arguments).arg(&path).stdout(full());
+    let (code, _, err) = outcome(&command.output().unwrap());
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("cannot write to standard output: No space left"), "{err}");
+    assert!(json(&path)["cells"][0]["client"]["successes"].as_u64().unwrap() > 5);
+
+    // Nobody reads standard error: neither progress nor errors may end the program.
+    let path = report("stderr.json");
+    let mut command = loadgen();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.args(arguments).arg(&path).stdout(full()).stderr(writer);
+    assert_eq!(command.status().unwrap().code(), Some(1));
+    assert!(json(&path)["cells"][0]["client"]["successes"].as_u64().unwrap() > 5);
+
+    let path = report("page.html");
+    let mut command = loadgen();
+    command.args(arguments).arg("/dev/full").arg("--html").arg(&path);
+    let (code, out, _) = outcome(&command.output().unwrap());
+    assert_eq!(code, 1);
+    assert!(out.contains("1 users") && std::fs::read_to_string(&path).unwrap().contains("<html"));
+}
+
+#[test]
 fn a_full_disk_is_an_error_after_the_text_report() {
     let url = url(server(Duration::from_millis(5)));
     let (code, out, err) =

@@ -207,7 +207,9 @@ impl Slower {
         let delay_ms = evidence.crossing().factor().unwrap_or(0.0) * evidence.delay_ms;
         let work = |ms: f64| (ms - delay_ms).max(0.0);
         let (alone_ms, hold_ms) = (work(dominant.alone_ms), work(dominant.hold_ms));
-        if hold_ms <= 0.0 || hold_ms < SLOWER * alone_ms || dominant.mean_ms <= 0.0 {
+        // A median of a few may come out low by chance; that nine of ten do does not.
+        let scatters = dominant.alone_most_ms > dominant.hold_ms;
+        if hold_ms <= 0.0 || hold_ms < SLOWER * alone_ms || scatters {
             return None;
         }
         let name = dominant.statement.as_ref().map_or_else(
@@ -311,26 +313,35 @@ fn cpu_ms(evidence: &Evidence<'_>, load: &Load<'_>) -> Option<f64> {
 }
 
 /// What the event loops could do if each had a processor to itself and nothing else changed, the
-/// database's own work included. None where that says no more than what was measured.
+/// database's own work included. None where that says no more than what was measured, or where others
+/// have the processors.
 fn cpu_bound(evidence: &Evidence<'_>, load: &Load<'_>) -> Option<f64> {
     let ms = cpu_ms(evidence, load)?;
     let loops = load.takers.threads.max(1.0);
     let bound = (loops * 1e3 / ms).min(processors_bound(evidence, load));
     let measured = evidence.client.hold_srps?;
-    (load.cores() < loops && bound > (1.0 + STEADY) * measured).then_some(bound)
+    let room = load.cores() < loops && load.sum(&["runqueue"]) < PROCESSORS_TAKEN;
+    (room && bound > (1.0 + STEADY) * measured).then_some(bound)
 }
 
 /// Requests per second for which the processors of this host suffice, where the database, alone
 /// with each request, needs one of them all the time it works on it; infinite if they are not known.
+/// Where more than that was measured the database is not such, and only the service's own work counts.
 fn processors_bound(evidence: &Evidence<'_>, load: &Load<'_>) -> f64 {
     let database =
         (evidence.stats.database_alone_ms - evidence.database_delay_ms().unwrap_or(0.0)).max(0.0);
-    let work = cpu_ms(evidence, load).unwrap_or(0.0) + database;
-    if evidence.cpus == 0 || work <= 0.0 {
-        f64::INFINITY
-    } else {
-        f64::from(evidence.cpus) * 1e3 / work
-    }
+    let own = cpu_ms(evidence, load).unwrap_or(0.0);
+    let bound = |work: f64| {
+        if evidence.cpus == 0 || work <= 0.0 {
+            f64::INFINITY
+        } else {
+            f64::from(evidence.cpus) * 1e3 / work
+        }
+    };
+    let with_database = bound(own + database);
+    let refuted =
+        evidence.client.hold_srps.is_some_and(|rate| rate > (1.0 + STEADY) * with_database);
+    if refuted { bound(own) } else { with_database }
 }
 
 /// Requests per second at which the busiest event loop, as busy per request as now, is never idle.

@@ -34,6 +34,8 @@ pub struct Dominant {
     pub statement: Option<String>,
     /// Median while hardly anybody asked, milliseconds, delay included: see [`alone`].
     pub alone_ms: f64,
+    /// Most of those, nine of ten, took no longer than this, milliseconds.
+    pub alone_most_ms: f64,
     /// Median in the hold, milliseconds, delay included.
     pub hold_ms: f64,
     /// Mean in the hold, milliseconds, delay included.
@@ -168,7 +170,8 @@ pub(super) fn alone(data: &KernelData, hold: Span) -> Alone {
         let within = turns.iter().filter(|turn| hold.contains(turn.answered));
         let mut times: Vec<u64> = within.filter_map(|turn| duration_ns(turn)).collect();
         times.sort_unstable();
-        let (Some(alone_ns), Some(hold_ns)) = (undisturbed(&turns), quantile(&times, 0.5)) else {
+        let hold_ns = quantile(&times, 0.5);
+        let (Some((alone_ns, most_ns)), Some(hold_ns)) = (undisturbed(&turns), hold_ns) else {
             continue;
         };
         let expected = alone_ns as f64 * times.len() as f64;
@@ -180,6 +183,7 @@ pub(super) fn alone(data: &KernelData, hold: Span) -> Alone {
                 kind,
                 statement: text(&data.statements, statement),
                 alone_ms: alone_ns as f64 / NS_PER_MS,
+                alone_most_ms: most_ns as f64 / NS_PER_MS,
                 hold_ms: hold_ns as f64 / NS_PER_MS,
                 mean_ms: sum / times.len() as f64 / NS_PER_MS,
                 open_mean: mean_over(turns.iter().map(|turn| open_ns(turn, hold)).sum(), hold),
@@ -189,10 +193,10 @@ pub(super) fn alone(data: &KernelData, hold: Span) -> Alone {
     alone
 }
 
-/// Median of the first [`FEW`] of the run, when the users were few, or of as many that were sent
+/// Median and 90th percentile of the first [`FEW`] of the run, when the users were few, or of as many that were sent
 /// while the fewest of their kind were open, whichever is less. A median, not the shortest: times
 /// scatter, and the shortest of a few says nothing of the others.
-fn undisturbed(turns: &[&DbTurn]) -> Option<u64> {
+fn undisturbed(turns: &[&DbTurn]) -> Option<(u64, u64)> {
     let mut sent: Vec<(u64, u64)> =
         turns.iter().filter_map(|turn| Some((turn.sent_first, duration_ns(turn)?))).collect();
     sent.sort_unstable();
@@ -204,12 +208,12 @@ fn undisturbed(turns: &[&DbTurn]) -> Option<u64> {
         .map(|(before, &(at, ns))| (before - ends.partition_point(|&end| end <= at), at, ns))
         .collect();
     by_company.sort_unstable();
-    let median = |times: &mut dyn Iterator<Item = u64>| {
+    let of_few = |times: &mut dyn Iterator<Item = u64>| {
         let mut times: Vec<u64> = times.take(FEW).collect();
         times.sort_unstable();
-        quantile(&times, 0.5)
+        Some((quantile(&times, 0.5)?, quantile(&times, 0.9)?))
     };
-    let first = median(&mut sent.iter().map(|(_, ns)| *ns))?;
-    let fewest = median(&mut by_company.iter().map(|(_, _, ns)| *ns))?;
+    let first = of_few(&mut sent.iter().map(|(_, ns)| *ns))?;
+    let fewest = of_few(&mut by_company.iter().map(|(_, _, ns)| *ns))?;
     Some(first.min(fewest))
 }

@@ -105,6 +105,10 @@ pub struct Client {
     pub successes: u64,
     /// Of which failures, by class.
     pub failures: BTreeMap<String, u64>,
+    /// Requests that were sent again on a new connection, since the kept one turned out closed when
+    /// they came (added to schema version 1).
+    #[serde(default)]
+    pub stale_retries: u64,
     /// Largest mean of successes over any 10 consecutive seconds.
     pub max_srps: f64,
     /// Largest count of successes in one second.

@@ -55,6 +55,11 @@ fn each_threshold_is_told_and_kept() {
         run.kernel.as_mut().unwrap().injector_dropped = 9;
     };
     assert!(reason(dropped).contains("9 packets"));
+    assert!(reason(|run, _, _| run.beyond.requests = 7).contains("7 requests ended after"));
+    let no_room = |run: &mut RunData, _: &mut Kernel, _: &mut Accounts| {
+        run.kernel.as_mut().unwrap().dropped_records = 6;
+    };
+    assert!(reason(no_room).contains("6 of the agent's records"));
     let lost = |run: &mut RunData, _: &mut Kernel, _: &mut Accounts| {
         let at = run.start + 12 * SECOND + SECOND / 2;
         run.kernel.as_mut().unwrap().lost_at = Some(at);
