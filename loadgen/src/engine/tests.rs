@@ -27,6 +27,7 @@ fn request_plan(s: &Server, users: u32, hold_ms: u64, method: &str, form: &[&str
         schedule: Schedule::new(users, 0.0, hold_ms * 1_000_000),
         threads: 1,
         timeout: None,
+        max_records: MAX_RECORDS,
     }
 }
 
@@ -246,6 +247,39 @@ fn a_stale_connection_is_replaced_once_and_counted() {
     let outcome = run(plan(&server, 1, 40));
     assert_eq!(outcome.stale_retries, 0);
     assert!(failed(&outcome, Failure::ReadReset) > 3);
+}
+
+#[test]
+fn a_connection_lost_while_the_server_works_is_not_tried_again() {
+    let server = Server::start(|turn, stream| {
+        if turn.ordinal == 1 {
+            std::thread::sleep(Duration::from_millis(60));
+            return Then::Close;
+        }
+        let _ = stream.write_all(OK.as_bytes());
+        Then::Keep
+    });
+    let outcome = run(plan(&server, 1, 200));
+    assert_eq!(outcome.stale_retries, 0);
+    assert!(failed(&outcome, Failure::ReadReset) >= 2);
+    // Each request reached the server once.
+    let sent = outcome.records.iter().filter(|record| record.c2 != 0).count() as u64;
+    assert_eq!(server.requests(), sent);
+}
+
+#[test]
+fn beyond_the_records_requests_are_counted() {
+    let server = Server::start(answer(OK, Then::Keep));
+    let mut plan = plan(&server, 2, 150);
+    (plan.threads, plan.max_records) = (2, 10);
+    let outcome = run(plan);
+    let ended = outcome.records.len() as u64 - unfinished(&outcome);
+    assert_eq!(ended, 10);
+    let beyond = &outcome.beyond;
+    assert!(beyond.requests > 20 && beyond.successes == beyond.requests, "{beyond:?}");
+    assert_eq!(beyond.latency.as_ref().unwrap().len(), beyond.requests);
+    assert_eq!(beyond.seconds.iter().map(|(ended, _)| ended).sum::<u64>(), beyond.requests);
+    assert!(server.requests() >= ended + beyond.requests);
 }
 
 #[test]
