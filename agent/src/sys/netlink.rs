@@ -139,29 +139,80 @@ impl Conn {
         self.wait_for_acks(requests.len())
     }
 
-    /// Sends a request for a dump and gives each message of the answer to `each`.
+    /// Sends a request for one object, and gives what the kernel answers before its acknowledgement
+    /// to `each`: nothing where it shows nothing.
     ///
     /// # Errors
     /// The kernel's refusal.
+    pub fn get(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        content: &Attrs,
+        mut each: impl FnMut(&Message<'_>),
+    ) -> Result<(), Refusal> {
+        self.sequence += 1;
+        self.send(&content.message(kind, flags | flag::REQUEST | flag::ACK, self.sequence))?;
+        let (mut buffer, deadline) = (vec![0; DATAGRAM], Instant::now() + PATIENCE);
+        loop {
+            let len = self.receive(&mut buffer, deadline)?;
+            for message in nlmsg::messages(&buffer[..len]) {
+                match message.kind {
+                    _ if message.sequence != self.sequence => {}
+                    MSG_ERROR => return error_of(&message).map_or(Ok(()), Err),
+                    _ => each(&message),
+                }
+            }
+        }
+    }
+
+    /// Sends a request for a dump and gives each message of the answer to `each`. A dump during
+    /// which something changed is made again: it may have skipped what was there throughout.
+    ///
+    /// # Errors
+    /// The kernel's refusal; `EINTR` if things change faster than they can be dumped.
     pub fn dump(
         &mut self,
         kind: u16,
         content: &Attrs,
         mut each: impl FnMut(&Message<'_>),
     ) -> Result<(), Refusal> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let datagrams = self.dump_once(kind, content, deadline)?;
+            let ours = |message: &Message<'_>| message.sequence == self.sequence;
+            let all = || datagrams.iter().flat_map(|bytes| nlmsg::messages(bytes)).filter(ours);
+            if all().all(|message| message.flags & flag::DUMP_INTR == 0) {
+                all().filter(|message| message.kind != MSG_DONE).for_each(|m| each(&m));
+                return Ok(());
+            }
+        }
+        Err(Errno::EINTR.into())
+    }
+
+    fn dump_once(
+        &mut self,
+        kind: u16,
+        content: &Attrs,
+        deadline: Instant,
+    ) -> Result<Vec<Vec<u8>>, Refusal> {
         self.sequence += 1;
         self.send(&content.message(kind, flag::REQUEST | flag::DUMP, self.sequence))?;
-        let (mut buffer, deadline) = (vec![0; DATAGRAM], Instant::now() + PATIENCE);
+        let (mut buffer, mut datagrams) = (vec![0; DATAGRAM], Vec::new());
         loop {
             let len = self.receive(&mut buffer, deadline)?;
+            datagrams.push(buffer[..len].to_vec());
             for message in nlmsg::messages(&buffer[..len]) {
-                if message.sequence != self.sequence {
-                    continue;
-                }
                 match message.kind {
-                    MSG_DONE => return Ok(()),
-                    MSG_ERROR => return error_of(&message).map_or(Ok(()), Err),
-                    _ => each(&message),
+                    _ if message.sequence != self.sequence => {}
+                    MSG_ERROR => return error_of(&message).map_or(Ok(datagrams), Err),
+                    MSG_DONE => {
+                        return match nlmsg::done_code(&message) {
+                            code @ ..0 => Err(Errno::from_raw(-code).into()),
+                            _ => Ok(datagrams),
+                        };
+                    }
+                    _ => {}
                 }
             }
         }

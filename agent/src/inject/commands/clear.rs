@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use super::{Namespace, outcome_text, say};
+use crate::inject::InjectError;
 use crate::inject::control::{Answer, Question, ask};
 use crate::inject::engines::require_root;
+use crate::inject::recover::{self, Orphan};
 use crate::inject::registry::{self, Entry};
-use crate::inject::{InjectError, recover};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -24,10 +25,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         args.dev.as_deref().is_none_or(|wanted| wanted == device)
             && inode.is_none_or(|wanted| wanted == netns)
     };
-    let wanted_entry = |entry: &Entry| wanted(&entry.device, entry.netns_inode);
 
     registry::prepare()?;
     let (entries, damaged) = registry::read()?;
+    // An interface that was renamed goes by its new name, unless there is none of that name.
+    let indices = args.dev.as_deref().map(|name| recover::indices(name, &entries));
+    let wanted_entry = |entry: &Entry| match indices.as_ref().map(|all| all.get(&entry.netns_inode))
+    {
+        Some(Some(Some(index))) => {
+            *index == entry.index && inode.is_none_or(|wanted| wanted == entry.netns_inode)
+        }
+        _ => wanted(&entry.device, entry.netns_inode),
+    };
     let (mut ended, mut failures) = (0, Vec::new());
     for entry in entries.iter().filter(|entry| entry.is_live() && wanted_entry(entry)) {
         match end(entry) {
@@ -48,9 +57,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ));
         ended += 1;
     }
-    for place in recover::orphans(wanted)? {
-        say(&format!("{place}: removed a qdisc that no agent answers for"));
-        ended += 1;
+    for orphan in recover::orphans(wanted)? {
+        say(&orphan_text(&orphan));
+        ended += u32::from(!orphan.guarded);
     }
     if args.dev.is_none() && inode.is_none() {
         for path in damaged {
@@ -71,6 +80,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         },
     }
+}
+
+fn orphan_text(orphan: &Orphan) -> String {
+    let Orphan { place, guarded, tx_queue_len } = orphan;
+    if *guarded {
+        return format!(
+            "{place}: left alone; an agent that keeps its files elsewhere (in a container?) delays it"
+        );
+    }
+    format!(
+        "{place}: removed a qdisc that no agent answers for; its transmit queue takes \
+         {tx_queue_len} packets, and whether that was so before is not known"
+    )
 }
 
 fn end(entry: &Entry) -> Result<String, InjectError> {
