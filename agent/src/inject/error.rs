@@ -144,6 +144,12 @@ pub enum InjectError {
         /// Its answer.
         source: io::Error,
     },
+    /// It is another agent's.
+    #[error(
+        "{0} is delayed by an agent that keeps its files elsewhere (in a container?), and was left \
+             alone; clear it there"
+    )]
+    HeldElsewhere(String),
     /// Nothing to clear.
     #[error("nothing is injected on interface `{0}`; see `agent inject list`")]
     NothingThere(String),

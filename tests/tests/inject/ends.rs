@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use agent::sys::link;
+use agent::sys::netlink::Conn;
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use tests::lab::Side;
@@ -190,6 +192,26 @@ fn ctrl_z_does_not_turn_a_delay_into_an_outage() -> Result<()> {
     agent.signal(Signal::SIGINT)?;
     assert_eq!(agent.end()?.0, Some(0));
     Ok(())
+}
+
+/// More news than the socket has room for: the one that matters is lost among them.
+#[test]
+fn an_interface_that_vanishes_unheard_is_missed_all_the_same() -> Result<()> {
+    let bench = Bench::new()?;
+    let server = bench.server();
+    bench.inside(Side::Server, || {
+        let events = Conn::open_link_events()?;
+        let mut route = link::open()?;
+        let links = link::list(&mut route)?;
+        let index = links.iter().find(|link| link.name == "eth0").context("no eth0")?.index;
+        let mut flood = || (0..1000).try_for_each(|n| link::set_tx_queue_len(&mut route, 1, n));
+        flood()?;
+        assert!(!link::went_away(&events, index)?);
+        flood()?;
+        ip(&["-n", &server, "link", "delete", "eth0"])?;
+        assert!(link::went_away(&events, index)?);
+        anyhow::Ok(())
+    })?
 }
 
 #[test]

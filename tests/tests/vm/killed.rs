@@ -116,6 +116,8 @@ fn what_is_another_agents_is_left_alone() -> Result<()> {
     what_netem_held_is_told(&bench)?;
     a_guardian_that_dies_is_replaced(&bench)?;
     wait_for(&bench, &before)?;
+    // Its entry outlives it.
+    bench.succeed("clear --netns NS")?;
     an_agent_with_other_files_is_left_alone(&bench)?;
     wait_for(&bench, &before)?;
     println!("took {:?}", started.elapsed());
@@ -179,16 +181,22 @@ fn guardian(bench: &Bench, agent: &Foreground, but: Option<u32>) -> Result<u32> 
 
 fn a_guardian_that_dies_is_replaced(bench: &Bench) -> Result<()> {
     let mut agent = bench.add(PLACE)?;
+    let in_force = look(bench)?;
     let first = guardian(bench, &agent, None)?;
     kill(Pid::from_raw(i32::try_from(first)?), Signal::SIGKILL)?;
     let second = guardian(bench, &agent, Some(first))?;
-    let ready = || agent::sys::guardian::is_one(second);
-    while !ready() {
+    let watched = || {
+        bench.inside(Side::Server, || {
+            let index = device(&mut link::open()?)?.index;
+            anyhow::Ok(agent::sys::guardian::watches(index, in_force.handle))
+        })?
+    };
+    let start = Instant::now();
+    while !watched()? {
+        ensure!(start.elapsed() < 10 * SECOND, "nobody watches");
         std::thread::sleep(Duration::from_millis(10));
     }
     println!("guardian {first} was killed, {second} took its place");
-    // It says so by its name before it reads on.
-    std::thread::sleep(SECOND);
     agent.child.kill()?;
     agent.end()?;
     Ok(())
@@ -198,7 +206,12 @@ fn a_guardian_that_dies_is_replaced(bench: &Bench) -> Result<()> {
 fn an_agent_with_other_files_is_left_alone(bench: &Bench) -> Result<()> {
     let inner = bench.command(&format!("add {PLACE} --detach"))?;
     let output = Command::new(paths::system("unshare")?)
-        .args(["--mount", "sh", "-c", "mount -t tmpfs none /run/dwell && exec \"$0\" \"$@\""])
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount -t tmpfs -o mode=700 none /run/dwell && exec \"$0\" \"$@\"",
+        ])
         .arg(inner.get_program())
         .args(inner.get_args())
         .envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))))
@@ -207,8 +220,10 @@ fn an_agent_with_other_files_is_left_alone(bench: &Bench) -> Result<()> {
     assert!(bench.listed()?.is_empty());
     let in_force = look(bench)?;
     assert_eq!(in_force.kind, "netem");
-    let said = bench.succeed("clear --netns NS")?;
-    assert!(said.contains("left alone"), "{said}");
+    let output = bench.run("clear --netns NS")?;
+    let complaint = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint.contains("was left alone"), "{complaint}");
     assert_eq!(look(bench)?, in_force);
 
     // The guardian last: without an agent it ends by itself.

@@ -6,7 +6,7 @@ use super::{Namespace, outcome_text, say};
 use crate::inject::InjectError;
 use crate::inject::control::{Answer, Question, ask};
 use crate::inject::engines::require_root;
-use crate::inject::recover::{self, Orphan};
+use crate::inject::recover;
 use crate::inject::registry::{self, Entry};
 
 #[derive(Debug, clap::Args)]
@@ -58,8 +58,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ended += 1;
     }
     for orphan in recover::orphans(wanted)? {
-        say(&orphan_text(&orphan));
-        ended += u32::from(!orphan.guarded);
+        if orphan.guarded {
+            failures.push(InjectError::HeldElsewhere(orphan.place));
+            continue;
+        }
+        say(&format!(
+            "{}: removed a qdisc that no agent answers for; the interface's transmit queue takes {} \
+             packets, and whether it did before is not known",
+            orphan.place, orphan.tx_queue_len
+        ));
+        ended += 1;
     }
     if args.dev.is_none() && inode.is_none() {
         for path in damaged {
@@ -80,19 +88,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         },
     }
-}
-
-fn orphan_text(orphan: &Orphan) -> String {
-    let Orphan { place, guarded, tx_queue_len } = orphan;
-    if *guarded {
-        return format!(
-            "{place}: left alone; an agent that keeps its files elsewhere (in a container?) delays it"
-        );
-    }
-    format!(
-        "{place}: removed a qdisc that no agent answers for; its transmit queue takes \
-         {tx_queue_len} packets, and whether that was so before is not known"
-    )
 }
 
 fn end(entry: &Entry) -> Result<String, InjectError> {
