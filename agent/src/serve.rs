@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 
 use crate::inject;
 use crate::model::{impairment, permission::Policy};
+use crate::sys::stops;
 
 mod host;
 mod inbox;
@@ -87,6 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         bail!("measuring needs root: run `sudo agent serve ...`");
     }
+    stops::block().context("cannot prepare for Ctrl-Z")?;
     let policy = Policy {
         uids: args.allow_uid.clone(),
         ports: args.allow_port.clone(),

@@ -176,6 +176,7 @@ impl Impair for ActiveImpairment {
         Some(match self.ended()? {
             End::Cleared => "somebody cleared it with `agent inject clear`".to_owned(),
             End::DeviceVanished => "its interface is gone".to_owned(),
+            End::NamespaceGone => "its network namespace is gone".to_owned(),
             End::Failed(reason) => reason,
         })
     }

@@ -239,7 +239,7 @@ impl Pair<'_> {
             Action::Clear => {
                 self.session.cleared();
                 if let Some(active) = self.impairment.take() {
-                    let Outcome { receipt, dropped } = active.clear()?;
+                    let Outcome { receipt, dropped, .. } = active.clear()?;
                     let at_ns = self.kernel.now_ns();
                     let held = receipt.map(|receipt| Held {
                         packets: receipt.packets,

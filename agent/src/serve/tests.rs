@@ -200,7 +200,7 @@ impl Impair for Delay {
 
     fn clear(self: Box<Self>) -> Result<Outcome, ErrorReply> {
         let receipt = Receipt { packets: 5, p50_ns: 100, p99_ns: 110, max_ns: 120 };
-        Ok(Outcome { receipt: Some(receipt), dropped: 2 })
+        Ok(Outcome { receipt: Some(receipt), dropped: 2, lost: 0 })
     }
 }
 

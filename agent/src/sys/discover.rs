@@ -12,7 +12,7 @@ mod inside;
 mod process;
 
 use inside::Inside;
-use process::Identity;
+pub(super) use process::{Identity, pids};
 
 pub use process::thread_name;
 

@@ -1,15 +1,18 @@
-//! Network interfaces: which there are, and news of one going away.
+//! Network interfaces: which there are, what they belong to, and news of one going away.
 
 use nix::errno::Errno;
 
 use super::netlink::{Conn, NETLINK_ROUTE, Refusal};
-use crate::model::nlmsg::{self, Attrs};
+use crate::model::nlmsg::{self, Attrs, Message};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
 /// Length of `struct ifinfomsg`.
 const IFINFOMSG: usize = 16;
 
@@ -23,6 +26,17 @@ pub struct Link {
     /// Length of its transmit queue in packets. Adding a qdisc to an interface without one sets it
     /// to 1000 (`net/sched/sch_api.c`, qdisc_create).
     pub tx_queue_len: u32,
+    /// What it is a part of, if it is.
+    pub master: Option<Master>,
+}
+
+/// What an interface is a part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Master {
+    /// Index of that interface.
+    pub index: i32,
+    /// Its kind, such as `bridge`, `bond` or `vrf`; empty if it has none.
+    pub kind: String,
 }
 
 fn ifinfomsg(index: i32) -> Attrs {
@@ -31,15 +45,22 @@ fn ifinfomsg(index: i32) -> Attrs {
     Attrs::new().raw(&bytes)
 }
 
-fn parse(body: &[u8]) -> Option<Link> {
-    let index = nlmsg::array(body, 4).map(i32::from_ne_bytes)?;
-    let attributes = body.get(IFINFOMSG..)?;
+fn parse(message: &Message<'_>) -> Option<Link> {
+    if message.kind != RTM_NEWLINK {
+        return None;
+    }
+    let index = nlmsg::array(message.body, 4).map(i32::from_ne_bytes)?;
+    let attributes = message.body.get(IFINFOMSG..)?;
+    let number = |kind| nlmsg::find(attributes, kind).and_then(|value| nlmsg::read_u32(value, 0));
+    let master = number(IFLA_MASTER).and_then(|index| i32::try_from(index).ok());
+    let kind = nlmsg::find(attributes, IFLA_LINKINFO)
+        .and_then(|info| nlmsg::find(info, IFLA_INFO_SLAVE_KIND))
+        .map(nlmsg::text);
     Some(Link {
         index,
         name: nlmsg::text(nlmsg::find(attributes, IFLA_IFNAME)?),
-        tx_queue_len: nlmsg::find(attributes, IFLA_TXQLEN)
-            .and_then(|value| nlmsg::read_u32(value, 0))
-            .unwrap_or(0),
+        tx_queue_len: number(IFLA_TXQLEN).unwrap_or(0),
+        master: master.map(|index| Master { index, kind: kind.unwrap_or_default() }),
     })
 }
 
@@ -49,12 +70,18 @@ fn parse(body: &[u8]) -> Option<Link> {
 /// The kernel's refusal.
 pub fn list(route: &mut Conn) -> Result<Vec<Link>, Refusal> {
     let mut links = Vec::new();
-    route.dump(RTM_GETLINK, &ifinfomsg(0), |message| {
-        if message.kind == RTM_NEWLINK {
-            links.extend(parse(message.body));
-        }
-    })?;
+    route.dump(RTM_GETLINK, &ifinfomsg(0), |message| links.extend(parse(message)))?;
     Ok(links)
+}
+
+/// Interface `index`, asked for by itself: a dump can miss one while others come and go.
+///
+/// # Errors
+/// `ENODEV` if it is gone; the kernel's refusal.
+pub fn get(route: &mut Conn, index: i32) -> Result<Link, Refusal> {
+    let mut link = None;
+    route.get(RTM_GETLINK, 0, &ifinfomsg(index), |message| link = parse(message))?;
+    link.filter(|link| link.index == index).ok_or_else(|| Errno::ENODEV.into())
 }
 
 /// Sets the length of an interface's transmit queue.
@@ -73,13 +100,14 @@ pub fn open() -> Result<Conn, Refusal> {
     Conn::open(NETLINK_ROUTE)
 }
 
-/// Reads what news there is without waiting: whether interface `index` went away.
+/// Reads what news there is without waiting: whether interface `index` went away. To be called on a
+/// thread in the namespace that `events` was opened in.
 ///
 /// # Errors
 /// The socket's. News that were lost for lack of room (`ENOBUFS`) are made good by asking.
 pub fn went_away(events: &Conn, index: i32) -> Result<bool, Refusal> {
     let mut buffer = vec![0; 64 << 10];
-    let mut gone = false;
+    let (mut gone, mut lost) = (false, false);
     loop {
         match events.try_receive(&mut buffer) {
             Ok(len) => {
@@ -90,9 +118,18 @@ pub fn went_away(events: &Conn, index: i32) -> Result<bool, Refusal> {
                         && message.body.first() == Some(&0)
                 });
             }
-            Err(Errno::EAGAIN) => return Ok(gone),
-            Err(Errno::EINTR | Errno::ENOBUFS) => {}
+            Err(Errno::EAGAIN) => break,
+            Err(Errno::EINTR) => {}
+            Err(Errno::ENOBUFS) => lost = true,
             Err(errno) => return Err(errno.into()),
         }
+    }
+    if gone || !lost {
+        return Ok(gone);
+    }
+    match get(&mut open()?, index) {
+        Ok(_) => Ok(false),
+        Err(Refusal { errno: Errno::ENODEV, .. }) => Ok(true),
+        Err(refusal) => Err(refusal),
     }
 }

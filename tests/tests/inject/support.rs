@@ -1,5 +1,7 @@
 //! Starting the agent, looking at what it leaves, and measuring round trips.
 
+pub(crate) mod kills;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -13,20 +13,20 @@ const WITNESSES: usize = 8;
 
 /// A process that is told apart from a later one of the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(in crate::sys) struct Identity {
     pid: u32,
     start: u64,
 }
 
 impl Identity {
     /// The process that has this pid now.
-    pub(super) fn of(pid: u32) -> Option<Self> {
+    pub(in crate::sys) fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         Some(Self { pid, start: start_time(&stat)? })
     }
 
     /// Whether it still runs.
-    pub(super) fn alive(&self) -> bool {
+    pub(in crate::sys) fn alive(&self) -> bool {
         Self::of(self.pid) == Some(*self)
     }
 }
@@ -44,7 +44,7 @@ fn start_time(stat: &str) -> Option<u64> {
 }
 
 /// Every pid, ascending.
-pub(super) fn pids() -> Vec<u32> {
+pub(in crate::sys) fn pids() -> Vec<u32> {
     let mut pids: Vec<u32> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
