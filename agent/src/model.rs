@@ -11,3 +11,4 @@ pub mod postgres;
 pub mod proc_net;
 pub mod session;
 pub mod sql;
+pub mod text;
