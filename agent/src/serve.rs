@@ -13,7 +13,7 @@ use crate::model::{
     impairment,
     permission::{Device, Policy},
 };
-use crate::sys::stops;
+use crate::sys::{privilege, stops};
 
 mod host;
 mod inbox;
@@ -101,6 +101,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         &args.allow_uid,
         std::path::Path::new(socket::LOCKS),
     )?;
+    // While this is the only thread: the others inherit what is left.
+    privilege::keep_what_sessions_need(&args.socket)
+        .context("cannot give up the capabilities that are not needed")?;
     eprintln!("agent: listening on {}; {}", args.socket.display(), allowed(args));
     listen::until_signal(&socket.listener, &policy, &mut kernel)
         .context("the pairing socket failed")?;

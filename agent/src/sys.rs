@@ -14,6 +14,7 @@ pub mod nfqueue;
 pub mod nft;
 pub mod observe;
 pub mod peer;
+pub mod privilege;
 pub mod qdisc;
 pub mod realtime;
 pub mod stops;

@@ -214,7 +214,7 @@ mod tests {
 
         let missing = dir.path().join("no/agent.sock");
         let error = bind(&missing, &[]).unwrap_err().to_string();
-        assert!(error.contains("no: "), "{error}");
+        assert!(error.contains("no/agent.sock: No such file"), "{error}");
         let long = dir.path().join("x".repeat(200));
         assert!(matches!(bind(&long, &[]), Err(SocketError::TooLong(_))));
     }
