@@ -149,12 +149,7 @@ fn what_nobody_is_left_to_remove_is_removed_by_the_next_clear() -> Result<()> {
             kill(Pid::from_raw(i32::try_from(*pid)?), signal)?;
         }
     }
-    // A process that is ending has no environment any more, and is still there for a moment.
-    let killed = Instant::now();
-    while bench.listed()?[0]["state"] != "stale" && killed.elapsed() < Duration::from_secs(5) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert_eq!(bench.listed()?[0]["state"], "stale");
+    bench.wait_until_stale()?;
     assert!(bench.processes().is_empty());
     assert_eq!(tc(&bench, "qdisc show dev eth0 root")?.contains("netem"), netem);
     let said = bench.succeed("clear --netns NS")?;

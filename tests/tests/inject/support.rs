@@ -156,6 +156,20 @@ impl Bench {
         }
     }
 
+    /// Waits until every entry is of a process that is gone. One that is ending has lost its memory,
+    /// environment included, and is still there for a moment.
+    pub(crate) fn wait_until_stale(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let listed = self.listed()?;
+            if listed.iter().all(|line| line["state"] == "stale") {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < Duration::from_secs(5), "not stale: {listed:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// What `list --json` says about this bench's server namespace.
     pub(crate) fn listed(&self) -> Result<Vec<serde_json::Value>> {
         let all: Vec<serde_json::Value> = serde_json::from_str(&self.succeed("list --json")?)?;
