@@ -365,19 +365,6 @@ fn insert_processes(
         .map_err(ObserveError::map("PROCESSES"))
 }
 
-/// Ids of every BPF program that the kernel holds, whoever loaded it: what a test compares before
-/// and after.
-///
-/// # Errors
-/// [`ObserveError::Load`] without the privilege to ask.
-pub fn loaded_programs() -> Result<Vec<u32>, ObserveError> {
-    aya::programs::loaded_programs()
-        .map(|program| {
-            program.map(|program| program.id()).map_err(|e| ObserveError::Load(chain(&e)))
-        })
-        .collect()
-}
-
 /// Adds the open interval to the counters.
 fn close_interval(mut time: ThreadTime, now_ns: u64) -> ThreadTime {
     let index = time.class as usize;
