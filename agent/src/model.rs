@@ -1,6 +1,7 @@
 //! Pure logic: no I/O, no clock, no root.
 
 pub mod aggregate;
+pub mod distribution;
 pub mod holding;
 pub mod impairment;
 pub mod netem;
@@ -8,6 +9,7 @@ pub mod nlmsg;
 pub mod permission;
 pub mod plan;
 pub mod postgres;
+pub mod probability;
 pub mod proc_net;
 pub mod session;
 pub mod sql;

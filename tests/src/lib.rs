@@ -6,3 +6,4 @@ pub mod lab;
 pub mod observed;
 pub mod paired;
 pub mod strace;
+pub mod vm;

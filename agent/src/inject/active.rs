@@ -94,14 +94,14 @@ pub fn apply(
     let _lock = registry::lock()?;
     recover::stale(|_| true)?;
     let link = scope.netns.run(|| find(scope))??;
-    let (engine, why) = choose(choice)?;
+    let (engine, why) = choose(choice, impairment)?;
     let pid = std::process::id();
     let entry = Entry {
         id: registry::new_id(),
         pid,
         started: registry::start_time(pid).unwrap_or(0),
         engine,
-        impairment: *impairment,
+        impairment: impairment.clone(),
         device: link.name,
         index: link.index,
         netns: scope.netns.label().to_owned(),
@@ -263,6 +263,12 @@ impl ActiveImpairment {
     #[must_use]
     pub fn why_engine(&self) -> &str {
         &self.shared.why
+    }
+
+    /// What is injected.
+    #[must_use]
+    pub fn impairment(&self) -> &Impairment {
+        &self.shared.entry.impairment
     }
 
     /// The interface.

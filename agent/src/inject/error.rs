@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::model::impairment::{Engine, ImpairmentError};
+use crate::model::impairment::{Engine, Feature, ImpairmentError};
 use crate::sys::netns::NetnsError;
 
 /// Why an impairment could not be put into force, looked at, or cleared.
@@ -11,6 +11,14 @@ pub enum InjectError {
     /// Not root.
     #[error("injecting needs root: run it with sudo")]
     NotRoot,
+    /// What was given for an option cannot be read.
+    #[error("{option}: {reason}")]
+    Unreadable {
+        /// Such as `--loss`.
+        option: &'static str,
+        /// What is wrong, and what to write.
+        reason: String,
+    },
     /// The impairment itself is out of range.
     #[error(transparent)]
     Impairment(#[from] ImpairmentError),
@@ -67,6 +75,30 @@ pub enum InjectError {
         reason: String,
         /// What to do instead.
         hint: &'static str,
+    },
+    /// The engine works here, but cannot do all that is asked.
+    #[error(
+        "engine {engine} cannot do {}{because}; leave it out, or use --engine netem on a kernel that \
+             has sch_netem", .feature.option()
+    )]
+    Lacks {
+        /// Which.
+        engine: Engine,
+        /// What it cannot do.
+        feature: Feature,
+        /// Why this engine was chosen, if it was not asked for.
+        because: String,
+    },
+    /// The kernel's netem is older than an option.
+    #[error(
+        "kernel {kernel} does not know {options}: its netem would pass over it; leave it out, or use \
+             a newer kernel; nothing is left"
+    )]
+    KernelLacks {
+        /// Release of the kernel.
+        kernel: String,
+        /// The options of the command line.
+        options: String,
     },
     /// No engine works here.
     #[error(

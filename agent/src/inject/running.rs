@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::active::Outcome;
 use super::error::InjectError;
 use super::registry::Entry;
-use crate::model::impairment::{Engine, LIMIT_PACKETS, Receipt};
+use crate::model::impairment::{Engine, Receipt};
+use crate::model::netem::Request;
 use crate::sys::guardian::{Guardian, Ward};
 use crate::sys::netlink::Conn;
 use crate::sys::nfqueue::{Delay, NfqueueError};
@@ -32,12 +33,13 @@ impl Running {
                     action: "start the guardian process".to_owned(),
                     source,
                 })?;
-                let delay = qdisc::add(&mut route, entry.index, &entry.impairment, before)
+                let request = Request::from(&entry.impairment);
+                let delay = qdisc::add(&mut route, entry.index, &request, before)
                     .map_err(|error| of_qdisc(error, entry))?;
                 let before = before.clone();
                 Ok((Self::Netem { route, index: entry.index, before, guardian }, delay))
             }
-            _ => Delay::start(entry.index, delay, LIMIT_PACKETS)
+            _ => Delay::start(entry.index, delay, entry.impairment.limit_packets())
                 .map(|running| (Self::Nfqueue(running), delay))
                 .map_err(|error| of_nfqueue(error, entry)),
         }
@@ -108,6 +110,7 @@ pub(super) fn of_qdisc(error: QdiscError, entry: &Entry) -> InjectError {
         QdiscError::Exists => already(entry),
         QdiscError::Foreign { kind, handle } => InjectError::ForeignQdisc { device, kind, handle },
         QdiscError::NoDevice => InjectError::DeviceVanished(device),
+        QdiscError::Unknown { kernel, options } => InjectError::KernelLacks { kernel, options },
         QdiscError::ReadBack { asked, got } => InjectError::ReadBack { device, asked, got },
         QdiscError::NotRestored(what) => InjectError::NotRestored { device, what },
         QdiscError::Refused { action, refusal } => InjectError::Kernel {

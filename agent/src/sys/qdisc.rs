@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::link;
 use super::netlink::{Conn, Refusal};
-use crate::model::impairment::Impairment;
-use crate::model::netem::NetemOptions;
+use crate::model::netem::{DecodeError, NetemOptions, Request};
 use crate::model::nlmsg::{self, Attrs, flag};
 
 const RTM_NEWQDISC: u16 = 36;
@@ -51,6 +50,14 @@ impl Root {
         self.handle == OWN_HANDLE && self.kind == KIND
     }
 
+    /// What the kernel says about netem's options; None if it is another kind.
+    ///
+    /// # Errors
+    /// The kernel's answer cannot be read.
+    pub fn netem(&self) -> Option<Result<NetemOptions, DecodeError>> {
+        (self.kind == KIND).then(|| NetemOptions::decode(&self.options))
+    }
+
     /// Its handle as tc writes it.
     #[must_use]
     pub fn handle_text(&self) -> String {
@@ -85,6 +92,14 @@ pub enum QdiscError {
     /// The interface is gone.
     #[error("the interface is gone")]
     NoDevice,
+    /// The kernel passed over something.
+    #[error("kernel {kernel} does not know {options}, and passed over it")]
+    Unknown {
+        /// Release of the kernel.
+        kernel: String,
+        /// The options of the command line.
+        options: String,
+    },
     /// It is not what was asked for.
     #[error("asked for {asked}, but the kernel has {got}")]
     ReadBack {
@@ -186,21 +201,20 @@ fn tx_queue_len(route: &mut Conn, index: i32) -> Result<u32, QdiscError> {
 }
 
 /// Adds netem as the root qdisc of interface `index`, reads it back, and returns the delay that the
-/// kernel has.
+/// kernel has. Tables are not compared: no kernel tells them.
 ///
 /// # Errors
 /// [`QdiscError`]; nothing is left then.
 pub fn add(
     route: &mut Conn,
     index: i32,
-    impairment: &Impairment,
+    request: &Request,
     before: &Before,
 ) -> Result<Duration, QdiscError> {
-    let asked = NetemOptions::from(impairment);
     // TCA_OPTIONS of netem is its struct followed by attributes: not marked as nested.
     let content = tcmsg(index, OWN_HANDLE, TC_H_ROOT)
         .put_text(TCA_KIND, KIND)
-        .put(TCA_OPTIONS, asked.encode().as_bytes());
+        .put(TCA_OPTIONS, request.encode().as_bytes());
     match route.request(RTM_NEWQDISC, flag::CREATE | flag::EXCL, &content) {
         Ok(()) => {}
         // Somebody was faster than the look before.
@@ -209,7 +223,7 @@ pub fn add(
         }
         Err(refusal) => return Err(QdiscError::refused("add netem")(refusal)),
     }
-    let read_back = read_back(route, index, &asked);
+    let read_back = read_back(route, index, &request.options);
     if read_back.is_err() {
         restore(route, index, before)?;
     }
@@ -218,9 +232,16 @@ pub fn add(
 
 fn read_back(route: &mut Conn, index: i32, asked: &NetemOptions) -> Result<Duration, QdiscError> {
     let root = root(route, index)?;
-    let got = NetemOptions::decode(&root.options).map(|options| options.seen_through(asked));
-    if root.is_ours() && got == Ok(*asked) {
+    let got = NetemOptions::decode(&root.options);
+    if root.is_ours() && got.map(|options| options.seen_through(asked)) == Ok(*asked) {
         return Ok(Duration::from_nanos(u64::try_from(asked.latency_ns).unwrap_or(0)));
+    }
+    let unknown = got.map(|dump| asked.unknown_to(&dump)).unwrap_or_default();
+    if root.is_ours() && !unknown.is_empty() {
+        let kernel = nix::sys::utsname::uname()
+            .map(|name| name.release().to_string_lossy().into_owned())
+            .unwrap_or_default();
+        return Err(QdiscError::Unknown { kernel, options: unknown.join(", ") });
     }
     Err(QdiscError::ReadBack {
         asked: format!("{KIND} {asked:?}"),
@@ -281,7 +302,8 @@ fn put_right(route: &mut Conn, index: i32, before: &Before) -> Result<(), QdiscE
 pub fn probe() -> Result<(), QdiscError> {
     let mut route = link::open().map_err(QdiscError::refused("open rtnetlink"))?;
     let before = look(&mut route, 1)?;
-    let trial = Impairment { delay: Duration::from_millis(1) };
+    let options = NetemOptions { latency_ns: 1_000_000, limit_packets: 1, ..Default::default() };
+    let trial = Request { options, ..Request::default() };
     add(&mut route, 1, &trial, &before)?;
     restore(&mut route, 1, &before).map(drop)
 }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use agent_common::duration;
 use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::options::{EXAMPLES, Options};
 use super::{Namespace, outcome_text, say};
 use crate::inject::active::{ActiveImpairment, End, Scope, apply};
 use crate::inject::engines::require_root;
 use crate::inject::error::InjectError;
-use crate::model::impairment::{Engine, EngineChoice, Impairment};
+use crate::model::impairment::{Engine, EngineChoice};
 use crate::sys::netns::Netns;
 
 /// How soon a signal is noticed.
@@ -23,19 +23,19 @@ const SIGNAL_LATENCY: Duration = Duration::from_millis(20);
 const GO: u8 = b'g';
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Interface whose outgoing packets are delayed.
+    /// Interface whose outgoing packets are impaired.
     #[arg(long, value_name = "DEV")]
     dev: String,
     #[command(flatten)]
     namespace: Namespace,
-    /// Delay, such as 100ms, 1.5s or 250us; at most 60s.
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    delay: String,
-    /// How to delay.
+    #[command(flatten)]
+    options: Options,
+    /// How to impair.
     #[arg(long, value_enum, default_value_t)]
     engine: EngineChoice,
-    /// Return as soon as the delay is in force; a background process holds it until
+    /// Return as soon as the impairment is in force; a background process holds it until
     /// `agent inject clear`.
     #[arg(long)]
     detach: bool,
@@ -45,9 +45,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let delay = duration::parse(&args.delay)?;
-    let impairment = Impairment::fixed_delay(delay).map_err(InjectError::from)?;
+    let impairment = args.options.impairment()?;
     require_root()?;
+    if !args.hold {
+        for warning in impairment.warnings() {
+            eprintln!("warning: {warning}");
+        }
+    }
     if args.detach {
         return detach(args);
     }
@@ -59,6 +63,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if args.hold {
         nix::unistd::setsid().context("cannot leave the terminal")?;
+        // Files were read from where the command was given; from now on it holds no place.
+        std::env::set_current_dir("/").context("cannot leave the directory")?;
     }
     let netns = match args.namespace.given()? {
         Some(netns) => netns,
@@ -90,12 +96,12 @@ fn how_to_clear(args: &Args) -> String {
 }
 
 fn describe(active: &ActiveImpairment, scope: &Scope) {
-    let delay = duration::format(active.delay());
     let netns = scope.netns.label();
     say(&format!(
-        "everything that leaves {} in network namespace {netns} is delayed by {delay}\n\
+        "everything that leaves {} in network namespace {netns} is {}\n\
          engine {} ({})",
         active.device(),
+        active.impairment(),
         active.engine(),
         active.why_engine(),
     ));
@@ -120,13 +126,13 @@ fn hold(active: ActiveImpairment, ending: &AtomicBool) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts this program again in the background and waits until the delay is in force there.
+/// Starts this program again in the background and waits until the impairment is in force there.
 fn detach(args: &Args) -> anyhow::Result<ExitCode> {
+    // The same words again, but for one.
+    let words = std::env::args_os().skip(1);
+    let words = words.map(|word| if word == "--detach" { "--hold".into() } else { word });
     let mut child = Command::new("/proc/self/exe")
-        .args(["inject", "add", "--hold", "--dev", &args.dev, "--delay", &args.delay])
-        .args(["--engine", engine_argument(args.engine)])
-        .args(args.namespace.arguments())
-        .current_dir("/")
+        .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -166,12 +172,4 @@ fn hand_over() -> anyhow::Result<bool> {
     let len = std::io::stdin().read(&mut word)?;
     nix::unistd::dup2_stdin(&null)?;
     Ok(len == 1 && word[0] == GO)
-}
-
-fn engine_argument(choice: EngineChoice) -> &'static str {
-    match choice {
-        EngineChoice::Auto => "auto",
-        EngineChoice::Netem => "netem",
-        EngineChoice::Nfqueue => "nfqueue",
-    }
 }
