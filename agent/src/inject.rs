@@ -19,4 +19,4 @@ pub use commands::{Args, impairment_from_args, run};
 pub use engines::{Engines, engines_available};
 pub use error::InjectError;
 
-pub use crate::model::impairment::{Engine, EngineChoice, Impairment, Receipt};
+pub use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment, Receipt};

@@ -8,6 +8,8 @@
 mod cases;
 #[path = "netem/conformance.rs"]
 mod conformance;
+#[path = "netem/directions.rs"]
+mod directions;
 #[path = "inject/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of injection")]
 mod inject;

@@ -14,19 +14,21 @@ use super::error::InjectError;
 use super::recover;
 use super::registry::{self, Entry};
 use super::running::{Running, of_qdisc};
-use crate::model::impairment::{Engine, EngineChoice, Impairment, Receipt};
+use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment, Receipt};
 use crate::sys::link::{self, Link};
+use crate::sys::netem;
 use crate::sys::netlink::{Conn, Refusal};
 use crate::sys::netns::Netns;
-use crate::sys::qdisc::{self, QdiscError};
 
-/// Where an impairment goes: everything that leaves `device` in `netns`.
+/// Where an impairment goes: everything that leaves `device` in `netns`, arrives there, or both.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// Network namespace.
     pub netns: Netns,
     /// Name of the interface in it.
     pub device: String,
+    /// Which way packets go.
+    pub direction: Direction,
 }
 
 /// How an impairment ended other than by its holder's [`ActiveImpairment::clear`].
@@ -94,7 +96,7 @@ pub fn apply(
     let _lock = registry::lock()?;
     recover::stale(|_| true)?;
     let link = scope.netns.run(|| find(scope))??;
-    let (engine, why) = choose(choice, impairment)?;
+    let (engine, why) = choose(choice, impairment, scope.direction)?;
     let pid = std::process::id();
     let entry = Entry {
         id: registry::new_id(),
@@ -102,6 +104,7 @@ pub fn apply(
         started: registry::start_time(pid).unwrap_or(0),
         engine,
         impairment: impairment.clone(),
+        direction: scope.direction,
         device: link.name,
         index: link.index,
         netns: scope.netns.label().to_owned(),
@@ -146,13 +149,12 @@ fn refuse_second(entry: &Entry) -> Result<(), InjectError> {
 fn start(mut entry: Entry, why: String) -> Result<ActiveImpairment, InjectError> {
     let mut route = link::open().map_err(kernel("open rtnetlink"))?;
     let events = Conn::open_link_events().map_err(kernel("listen for news of interfaces"))?;
-    match qdisc::look(&mut route, entry.index) {
-        Ok(before) if entry.engine == Engine::Netem => entry.before = Some(before),
-        Ok(_) => {}
-        // nfqueue goes before any qdisc and gets along with all of them.
-        Err(QdiscError::Foreign { .. }) if entry.engine == Engine::Nfqueue => {}
-        Err(error) => return Err(of_qdisc(error, &entry)),
-    }
+    // nfqueue goes before any qdisc and gets along with all of them.
+    let look = || netem::look(&mut route, entry.index, entry.direction);
+    entry.before = (entry.engine == Engine::Netem)
+        .then(look)
+        .transpose()
+        .map_err(|error| of_qdisc(error, &entry))?;
     // On disk first, so that there is never an impairment that no file tells of.
     entry.write()?;
     let begun = begin(route, events, &entry, why);
@@ -269,6 +271,12 @@ impl ActiveImpairment {
     #[must_use]
     pub fn impairment(&self) -> &Impairment {
         &self.shared.entry.impairment
+    }
+
+    /// Which way packets go.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        self.shared.entry.direction
     }
 
     /// The interface.

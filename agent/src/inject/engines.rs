@@ -1,7 +1,7 @@
 //! Which engines this kernel has, found by trying them in a namespace made for that.
 
 use super::error::InjectError;
-use crate::model::impairment::{Engine, EngineChoice, Impairment};
+use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment};
 use crate::sys::netns::{Netns, NetnsError};
 use crate::sys::{nfqueue, qdisc};
 
@@ -40,9 +40,10 @@ pub(super) fn require_root() -> Result<(), InjectError> {
 pub(super) fn choose(
     choice: EngineChoice,
     impairment: &Impairment,
+    direction: Direction,
 ) -> Result<(Engine, String), InjectError> {
     let (engine, why) = find(choice)?;
-    match engine.lacks(impairment) {
+    match engine.lacks(impairment, direction) {
         None => Ok((engine, why)),
         Some(feature) => {
             let asked = choice != EngineChoice::Auto;

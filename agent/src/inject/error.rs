@@ -66,6 +66,18 @@ pub enum InjectError {
         /// Handle, such as `1:`.
         handle: String,
     },
+    /// Somebody else filters what arrives at the interface.
+    #[error(
+        "interface `{device}` has filters for what arrives (qdisc `{kind}`) that somebody else \
+             configured, and which a redirect would go round; they are left alone. Remove them (`tc \
+             qdisc del dev {device} {kind}`) or use --direction egress"
+    )]
+    ForeignIngress {
+        /// Interface.
+        device: String,
+        /// `clsact` or `ingress`.
+        kind: String,
+    },
     /// The engine asked for does not work here.
     #[error("engine {engine} does not work on this kernel: {reason}; {hint}")]
     EngineUnavailable {

@@ -7,9 +7,12 @@ use super::error::InjectError;
 use super::registry::{self, Entry};
 use super::running::of_qdisc;
 use crate::model::impairment::Engine;
-use crate::sys::link;
+use crate::sys::ingress;
+use crate::sys::link::{self, Link};
+use crate::sys::netem::{self, Before};
+use crate::sys::netlink::Conn;
 use crate::sys::netns::{NAMED, Netns};
-use crate::sys::qdisc::{self, Before};
+use crate::sys::qdisc;
 
 /// Removes all that dead agents left on this machine: a run without delay must be without delay.
 /// Returns a line for each.
@@ -53,7 +56,7 @@ fn restore(entry: &Entry, before: &Before) -> Result<(), InjectError> {
         action: "open rtnetlink".to_owned(),
         source: refusal.into(),
     })?;
-    qdisc::restore(&mut route, entry.index, before)
+    netem::restore(&mut route, entry.index, before)
         .map(drop)
         .map_err(|error| of_qdisc(error, entry))
 }
@@ -75,25 +78,37 @@ pub(super) fn orphans(
         let found = netns.run(|| {
             let Ok(mut route) = link::open() else { return vec![] };
             let links = link::list(&mut route).unwrap_or_default();
-            links
-                .into_iter()
-                .filter(|link| wanted(&link.name, netns.inode()))
-                .filter(|link| !known.contains(&(netns.inode(), link.index)))
-                .filter_map(|link| {
-                    // How it was before is not known: the kernel's default it was, or ours would
-                    // not have been put there.
-                    let before =
-                        Before { kind: qdisc::HIDDEN.to_owned(), tx_queue_len: link.tx_queue_len };
-                    let restored = qdisc::restore(&mut route, link.index, &before);
-                    restored.ok().filter(|done| *done).map(|_| link.name)
-                })
-                .collect()
+            let mut found = Vec::new();
+            for link in &links {
+                // An ifb of ours stands for the interface that it serves, which may be gone.
+                let index = ingress::serves(link).unwrap_or(link.index);
+                let served = links.iter().find(|other| other.index == index).unwrap_or(link);
+                if wanted(&served.name, netns.inode())
+                    && !known.contains(&(netns.inode(), index))
+                    && remove(&mut route, index, served)
+                {
+                    found.push(served.name.clone());
+                }
+            }
+            found
         });
         for device in found.unwrap_or_default() {
             removed.push(format!("{device} in network namespace {}", netns.label()));
         }
     }
     Ok(removed)
+}
+
+/// Removes what of ours is on interface `index`; true if there was something.
+fn remove(route: &mut Conn, index: i32, served: &Link) -> bool {
+    // How it was before is not known: the kernel's default it was, or ours would not have been put
+    // there.
+    let tx_queue_len = served.tx_queue_len;
+    let before = Before {
+        egress: Some(qdisc::Before { kind: qdisc::HIDDEN.to_owned(), tx_queue_len }),
+        ingress: Some(ingress::Before { tx_queue_len }),
+    };
+    netem::restore(route, index, &before).unwrap_or(false)
 }
 
 /// Every namespace that has a name or a process, by inode number.

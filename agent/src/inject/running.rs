@@ -8,9 +8,10 @@ use super::registry::Entry;
 use crate::model::impairment::{Engine, Receipt};
 use crate::model::netem::Request;
 use crate::sys::guardian::{Guardian, Ward};
+use crate::sys::netem::{self, Before};
 use crate::sys::netlink::Conn;
 use crate::sys::nfqueue::{Delay, NfqueueError};
-use crate::sys::qdisc::{self, Before, QdiscError};
+use crate::sys::qdisc::QdiscError;
 
 /// An engine in force.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Running {
                     source,
                 })?;
                 let request = Request::from(&entry.impairment);
-                let delay = qdisc::add(&mut route, entry.index, &request, before)
+                let delay = netem::add(&mut route, entry.index, &request, before)
                     .map_err(|error| of_qdisc(error, entry))?;
                 let before = before.clone();
                 Ok((Self::Netem { route, index: entry.index, before, guardian }, delay))
@@ -54,10 +55,7 @@ impl Running {
 
     pub(super) fn dropped(&mut self) -> u64 {
         match self {
-            Self::Netem { route, index, .. } => match qdisc::root(route, *index) {
-                Ok(root) if root.is_ours() => root.drops,
-                _ => 0,
-            },
+            Self::Netem { route, index, before, .. } => netem::drops(route, *index, before),
             Self::Nfqueue(delay) => delay.dropped(),
         }
     }
@@ -65,15 +63,7 @@ impl Running {
     /// Why it is no longer in force, if it is not.
     pub(super) fn failure(&mut self) -> Option<String> {
         match self {
-            Self::Netem { route, index, .. } => match qdisc::root(route, *index) {
-                Ok(root) if !root.is_ours() => Some(format!(
-                    "somebody replaced netem by the qdisc {} {}",
-                    root.kind,
-                    root.handle_text()
-                )),
-                // That the interface went is told by its own news.
-                _ => None,
-            },
+            Self::Netem { route, index, before, .. } => netem::failure(route, *index, before),
             Self::Nfqueue(delay) => delay.failure(),
         }
     }
@@ -83,7 +73,7 @@ impl Running {
         let dropped = self.dropped();
         match self {
             Self::Netem { mut route, index, before, guardian } => {
-                let restored = qdisc::restore(&mut route, index, &before);
+                let restored = netem::restore(&mut route, index, &before);
                 drop(guardian);
                 restored.map_err(|error| of_qdisc(error, entry))?;
                 Ok(Outcome { receipt: None, dropped })
@@ -109,6 +99,7 @@ pub(super) fn of_qdisc(error: QdiscError, entry: &Entry) -> InjectError {
     match error {
         QdiscError::Exists => already(entry),
         QdiscError::Foreign { kind, handle } => InjectError::ForeignQdisc { device, kind, handle },
+        QdiscError::ForeignIngress { kind } => InjectError::ForeignIngress { device, kind },
         QdiscError::NoDevice => InjectError::DeviceVanished(device),
         QdiscError::Unknown { kernel, options } => InjectError::KernelLacks { kernel, options },
         QdiscError::ReadBack { asked, got } => InjectError::ReadBack { device, asked, got },

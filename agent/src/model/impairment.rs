@@ -4,6 +4,7 @@
 //! itself or would come out otherwise than asked is refused by [`Impairment::check`].
 
 mod check;
+mod engine;
 mod feature;
 mod words;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use check::ImpairmentError;
+pub use engine::{Direction, Engine, EngineChoice};
 pub use feature::Feature;
 
 use super::distribution::Distribution;
@@ -233,45 +235,6 @@ impl Loss {
             loss_good: or(2, 0.0),
         }
     }
-}
-
-/// How an impairment is put into force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Engine {
-    /// The kernel's network emulator, as the interface's root queueing discipline.
-    Netem,
-    /// Packets are held in a netfilter queue until user space lets them go.
-    Nfqueue,
-}
-
-impl Engine {
-    /// The name used in output and on the command line.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Netem => "netem",
-            Self::Nfqueue => "nfqueue",
-        }
-    }
-}
-
-impl std::fmt::Display for Engine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Which engine is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum EngineChoice {
-    /// netem where the kernel has it, else nfqueue.
-    #[default]
-    Auto,
-    /// netem or nothing.
-    Netem,
-    /// nfqueue or nothing.
-    Nfqueue,
 }
 
 /// What packets really got: the time each was held, from when the engine saw it to when it had let

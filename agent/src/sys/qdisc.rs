@@ -13,17 +13,17 @@ use super::netlink::{Conn, Refusal};
 use crate::model::netem::{DecodeError, NetemOptions, Request};
 use crate::model::nlmsg::{self, Attrs, flag};
 
-const RTM_NEWQDISC: u16 = 36;
-const RTM_DELQDISC: u16 = 37;
-const RTM_GETQDISC: u16 = 38;
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
+pub(super) const RTM_NEWQDISC: u16 = 36;
+pub(super) const RTM_DELQDISC: u16 = 37;
+pub(super) const RTM_GETQDISC: u16 = 38;
+pub(super) const TCA_KIND: u16 = 1;
+pub(super) const TCA_OPTIONS: u16 = 2;
 const TCA_STATS2: u16 = 7;
 /// `TCA_STATS_QUEUE`: `struct gnet_stats_queue`, of which the third u32 is drops.
 const TCA_STATS_QUEUE: u16 = 3;
 const TC_H_ROOT: u32 = 0xffff_ffff;
 /// Length of `struct tcmsg`.
-const TCMSG: usize = 20;
+pub(super) const TCMSG: usize = 20;
 
 /// Our handle, `d0e1:`.
 pub const OWN_HANDLE: u32 = 0xd0e1_0000;
@@ -89,6 +89,12 @@ pub enum QdiscError {
         /// Handle, such as `1:`.
         handle: String,
     },
+    /// Somebody else filters what arrives.
+    #[error("a qdisc {kind} for what arrives is somebody else's")]
+    ForeignIngress {
+        /// `clsact` or `ingress`.
+        kind: String,
+    },
     /// The interface is gone.
     #[error("the interface is gone")]
     NoDevice,
@@ -122,7 +128,7 @@ pub enum QdiscError {
 }
 
 impl QdiscError {
-    fn refused(action: &'static str) -> impl FnOnce(Refusal) -> Self {
+    pub(super) fn refused(action: &'static str) -> impl FnOnce(Refusal) -> Self {
         move |refusal| match refusal.errno {
             Errno::ENODEV => Self::NoDevice,
             _ => Self::Refused { action, refusal },
@@ -130,7 +136,7 @@ impl QdiscError {
     }
 }
 
-fn tcmsg(index: i32, handle: u32, parent: u32) -> Attrs {
+pub(super) fn tcmsg(index: i32, handle: u32, parent: u32) -> Attrs {
     let mut bytes = [0; TCMSG];
     bytes[4..8].copy_from_slice(&index.to_ne_bytes());
     bytes[8..12].copy_from_slice(&handle.to_ne_bytes());

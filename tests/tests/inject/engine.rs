@@ -4,7 +4,9 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use agent::inject::{EngineChoice, Impairment, InjectError, Scope, apply, engines_available};
+use agent::inject::{
+    Direction, EngineChoice, Impairment, InjectError, Scope, apply, engines_available,
+};
 use agent::model::impairment::Engine;
 use agent::sys::netns::Netns;
 use agent::sys::{link, qdisc};
@@ -107,7 +109,8 @@ fn somebody_elses_root_qdisc_is_left_alone() -> Result<()> {
 fn the_library_tells_what_is_in_force_and_clears_when_dropped() -> Result<()> {
     let bench = Bench::new()?;
     let before = bench.state()?;
-    let scope = Scope { netns: Netns::named(&bench.server())?, device: "eth0".to_owned() };
+    let netns = Netns::named(&bench.server())?;
+    let scope = Scope { netns, device: "eth0".to_owned(), direction: Direction::Egress };
     let impairment = Impairment::fixed_delay(Duration::from_millis(20))?;
     let nfqueue = EngineChoice::Nfqueue;
     let active = apply(&impairment, &scope, nfqueue)?;

@@ -14,7 +14,7 @@ use super::{Namespace, outcome_text, say};
 use crate::inject::active::{ActiveImpairment, End, Scope, apply};
 use crate::inject::engines::require_root;
 use crate::inject::error::InjectError;
-use crate::model::impairment::{Engine, EngineChoice};
+use crate::model::impairment::{Direction, Engine, EngineChoice};
 use crate::sys::netns::Netns;
 
 /// How soon a signal is noticed.
@@ -25,13 +25,17 @@ const GO: u8 = b'g';
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Interface whose outgoing packets are impaired.
+    /// Interface whose packets are impaired.
     #[arg(long, value_name = "DEV")]
     dev: String,
     #[command(flatten)]
     namespace: Namespace,
     #[command(flatten)]
     options: Options,
+    /// Which packets: those that leave the interface, those that arrive, or both (a round trip then
+    /// takes the delay twice).
+    #[arg(long, value_enum, default_value_t)]
+    direction: Direction,
     /// How to impair.
     #[arg(long, value_enum, default_value_t)]
     engine: EngineChoice,
@@ -70,7 +74,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(netns) => netns,
         None => Netns::current().map_err(InjectError::from)?,
     };
-    let scope = Scope { netns, device: args.dev.clone() };
+    let scope = Scope { netns, device: args.dev.clone(), direction: args.direction };
     let active = apply(&impairment, &scope, args.engine)?;
     describe(&active, &scope);
     if args.hold {
@@ -98,8 +102,9 @@ fn how_to_clear(args: &Args) -> String {
 fn describe(active: &ActiveImpairment, scope: &Scope) {
     let netns = scope.netns.label();
     say(&format!(
-        "everything that leaves {} in network namespace {netns} is {}\n\
+        "everything that {} {} in network namespace {netns} is {}\n\
          engine {} ({})",
+        way(active.direction()),
         active.device(),
         active.impairment(),
         active.engine(),
@@ -108,6 +113,14 @@ fn describe(active: &ActiveImpairment, scope: &Scope) {
     if active.engine() == Engine::Nfqueue {
         say("with this engine a TCP connection keeps about two segments on their way: what is \
              longer than 2 KB takes more than one delay to send");
+    }
+}
+
+fn way(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "leaves",
+        Direction::Ingress => "arrives at",
+        Direction::Both => "leaves or arrives at",
     }
 }
 

@@ -9,7 +9,7 @@ use crate::inject::active::Outcome;
 use crate::inject::control::{Answer, Question, ask};
 use crate::inject::engines::require_root;
 use crate::inject::registry::{self, Entry};
-use crate::model::impairment::{Engine, Impairment, Receipt};
+use crate::model::impairment::{Direction, Engine, Impairment, Receipt};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -23,6 +23,7 @@ pub(super) struct Args {
 struct Line {
     device: String,
     netns: String,
+    direction: Direction,
     engine: Engine,
     delay_ns: u64,
     /// The whole impairment.
@@ -68,6 +69,7 @@ fn line(entry: &Entry) -> Line {
     Line {
         device: entry.device.clone(),
         netns: entry.netns.clone(),
+        direction: entry.direction,
         engine: entry.engine,
         delay_ns: u64::try_from(entry.impairment.delay.as_nanos()).unwrap_or(u64::MAX),
         impairment: entry.impairment.clone(),
@@ -80,9 +82,27 @@ fn line(entry: &Entry) -> Line {
     }
 }
 
+fn way(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "out",
+        Direction::Ingress => "in",
+        Direction::Both => "both",
+    }
+}
+
 fn table(lines: &[Line]) {
-    let header =
-        ["DEV", "NETNS", "ENGINE", "PID", "STATE", "PACKETS", "MEDIAN", "DROPPED", "IMPAIRMENT"];
+    let header = [
+        "DEV",
+        "NETNS",
+        "WAY",
+        "ENGINE",
+        "PID",
+        "STATE",
+        "PACKETS",
+        "MEDIAN",
+        "DROPPED",
+        "IMPAIRMENT",
+    ];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(lines.iter().map(|line| {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
@@ -90,6 +110,7 @@ fn table(lines: &[Line]) {
         [
             line.device.clone(),
             line.netns.clone(),
+            way(line.direction).to_owned(),
             line.engine.to_string(),
             line.pid.to_string(),
             line.state.replace('_', " "),

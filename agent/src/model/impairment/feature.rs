@@ -1,6 +1,6 @@
 //! What an impairment asks of an engine, and which engine can do it: the one place that says so.
 
-use super::{Engine, Impairment, Loss};
+use super::{Direction, Engine, Impairment, Loss};
 use crate::model::distribution::Distribution;
 
 /// Something that an engine can do or not.
@@ -38,6 +38,8 @@ pub enum Feature {
     Limit,
     /// Repeatable random numbers.
     Seed,
+    /// What arrives.
+    Ingress,
 }
 
 impl Feature {
@@ -61,6 +63,7 @@ impl Feature {
             Self::Slot => "--slot",
             Self::Limit => "--limit",
             Self::Seed => "--seed",
+            Self::Ingress => "--direction ingress or both",
         }
     }
 }
@@ -89,14 +92,16 @@ impl Engine {
                 Feature::Slot => false,
                 Feature::Limit => true,
                 Feature::Seed => false,
+                Feature::Ingress => false,
             },
         }
     }
 
-    /// The first thing that `impairment` asks for and this engine cannot do.
+    /// The first thing that `impairment` in this direction asks for and this engine cannot do.
     #[must_use]
-    pub fn lacks(self, impairment: &Impairment) -> Option<Feature> {
-        impairment.features().into_iter().find(|feature| !self.does(*feature))
+    pub fn lacks(self, impairment: &Impairment, direction: Direction) -> Option<Feature> {
+        let way = direction.arrives().then_some(Feature::Ingress);
+        impairment.features().into_iter().chain(way).find(|feature| !self.does(*feature))
     }
 }
 
@@ -154,8 +159,16 @@ mod tests {
     fn a_fixed_delay_is_for_every_engine() {
         let delay = Impairment::fixed_delay(Duration::from_millis(1)).unwrap();
         assert_eq!(delay.features(), [Feature::Delay]);
-        assert_eq!(Engine::Netem.lacks(&delay), None);
-        assert_eq!(Engine::Nfqueue.lacks(&delay), None);
+        assert_eq!(Engine::Netem.lacks(&delay, Direction::Both), None);
+        assert_eq!(Engine::Nfqueue.lacks(&delay, Direction::Egress), None);
+    }
+
+    #[test]
+    fn a_direction_is_a_feature() {
+        let delay = Impairment::fixed_delay(Duration::from_millis(1)).unwrap();
+        for direction in [Direction::Ingress, Direction::Both] {
+            assert_eq!(Engine::Nfqueue.lacks(&delay, direction), Some(Feature::Ingress));
+        }
     }
 
     #[test]
@@ -167,8 +180,8 @@ mod tests {
                 .map(|p| super::super::Correlated { probability: p, ..Default::default() })
                 .unwrap(),
         );
-        assert_eq!(Engine::Netem.lacks(&impairment), None);
-        let lacking = Engine::Nfqueue.lacks(&impairment);
+        assert_eq!(Engine::Netem.lacks(&impairment, Direction::Ingress), None);
+        let lacking = Engine::Nfqueue.lacks(&impairment, Direction::Egress);
         assert_eq!(lacking.map(Feature::option), Some("--corrupt"));
     }
 }
