@@ -11,5 +11,6 @@ pub mod plan;
 pub mod postgres;
 pub mod probability;
 pub mod proc_net;
+pub mod qdisc_tree;
 pub mod session;
 pub mod sql;

@@ -17,3 +17,4 @@ pub mod observe;
 pub mod peer;
 pub mod qdisc;
 pub mod realtime;
+pub mod tree;

@@ -186,7 +186,7 @@ fn marks_against_captures(name: &str, delay: Option<Duration>, count: usize) -> 
         .map(|delay| {
             let netns = Netns::named(&lab.network().name(Side::Server))?;
             let direction = Direction::Egress;
-            let scope = Scope { netns, device: "eth0".to_owned(), direction };
+            let scope = Scope { netns, device: "eth0".to_owned(), direction, replace: false };
             anyhow::Ok(inject::apply(&Impairment::fixed_delay(delay)?, &scope, EngineChoice::Auto)?)
         })
         .transpose()?;

@@ -13,6 +13,8 @@ mod directions;
 #[path = "inject/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of injection")]
 mod inject;
+#[path = "netem/replaced.rs"]
+mod replaced;
 #[path = "netem/tables.rs"]
 mod tables;
 

@@ -29,6 +29,8 @@ pub struct Scope {
     pub device: String,
     /// Which way packets go.
     pub direction: Direction,
+    /// Whether a root qdisc that somebody configured may be put aside, and back afterwards.
+    pub replace: bool,
 }
 
 /// How an impairment ended other than by its holder's [`ActiveImpairment::clear`].
@@ -114,7 +116,7 @@ pub fn apply(
     };
     refuse_second(&entry)?;
     // Sockets and the guardian belong to the namespace of the thread that makes them.
-    scope.netns.run(|| start(entry, why))?
+    scope.netns.run(|| start(entry, why, scope.replace))?
 }
 
 fn kernel(action: &'static str) -> impl Fn(Refusal) -> InjectError {
@@ -146,11 +148,11 @@ fn refuse_second(entry: &Entry) -> Result<(), InjectError> {
     }
 }
 
-fn start(mut entry: Entry, why: String) -> Result<ActiveImpairment, InjectError> {
+fn start(mut entry: Entry, why: String, replace: bool) -> Result<ActiveImpairment, InjectError> {
     let mut route = link::open().map_err(kernel("open rtnetlink"))?;
     let events = Conn::open_link_events().map_err(kernel("listen for news of interfaces"))?;
     // nfqueue goes before any qdisc and gets along with all of them.
-    let look = || netem::look(&mut route, entry.index, entry.direction);
+    let look = || netem::look(&mut route, entry.index, entry.direction, replace);
     entry.before = (entry.engine == Engine::Netem)
         .then(look)
         .transpose()

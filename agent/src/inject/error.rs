@@ -55,7 +55,7 @@ pub enum InjectError {
     /// Somebody else's queueing discipline is on the interface.
     #[error(
         "interface `{device}` has the root queueing discipline `{kind}` ({handle}) that somebody \
-             else configured; it is left alone. Remove it (`tc qdisc del dev {device} root`) or use \
+             else configured; it is left alone. Use --replace, which puts it back afterwards, or \
              --engine nfqueue"
     )]
     ForeignQdisc {
@@ -65,6 +65,19 @@ pub enum InjectError {
         kind: String,
         /// Handle, such as `1:`.
         handle: String,
+    },
+    /// Somebody else's queueing discipline, which could not be put back.
+    #[error(
+        "interface `{device}` has the root queueing discipline `{kind}`, which could not be put back \
+             afterwards: {reason}; it is left alone. Use --engine nfqueue, or remove it yourself"
+    )]
+    Irreplaceable {
+        /// Interface.
+        device: String,
+        /// Kind, such as `mq`.
+        kind: String,
+        /// Why not.
+        reason: String,
     },
     /// Somebody else filters what arrives at the interface.
     #[error(

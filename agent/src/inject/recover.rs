@@ -105,7 +105,7 @@ fn remove(route: &mut Conn, index: i32, served: &Link) -> bool {
     // there.
     let tx_queue_len = served.tx_queue_len;
     let before = Before {
-        egress: Some(qdisc::Before { kind: qdisc::HIDDEN.to_owned(), tx_queue_len }),
+        egress: Some(qdisc::Before { kind: qdisc::HIDDEN.to_owned(), tx_queue_len, tree: None }),
         ingress: Some(ingress::Before { tx_queue_len }),
     };
     netem::restore(route, index, &before).unwrap_or(false)

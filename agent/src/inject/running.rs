@@ -99,6 +99,9 @@ pub(super) fn of_qdisc(error: QdiscError, entry: &Entry) -> InjectError {
     match error {
         QdiscError::Exists => already(entry),
         QdiscError::Foreign { kind, handle } => InjectError::ForeignQdisc { device, kind, handle },
+        QdiscError::Irreplaceable { kind, reason } => {
+            InjectError::Irreplaceable { device, kind, reason }
+        }
         QdiscError::ForeignIngress { kind } => InjectError::ForeignIngress { device, kind },
         QdiscError::NoDevice => InjectError::DeviceVanished(device),
         QdiscError::Unknown { kernel, options } => InjectError::KernelLacks { kernel, options },

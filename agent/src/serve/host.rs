@@ -119,6 +119,7 @@ impl Service for Local {
             netns: self.found.netns.clone(),
             device: device.to_owned(),
             direction: Direction::Egress,
+            replace: false,
         };
         let active = inject::apply(impairment, &scope, EngineChoice::Auto).map_err(kernel)?;
         Ok(Box::new(active))

@@ -103,7 +103,7 @@ fn try_add(route: &mut Conn, index: i32, request: &Request) -> Result<Duration, 
         _ => QdiscError::refused("add an ifb device (module ifb)")(refusal),
     })?;
     let ifb = find(route, &name)?;
-    let before = qdisc::look(route, ifb.index)?;
+    let before = qdisc::look(route, ifb.index, false)?;
     let delay = qdisc::add(route, ifb.index, request, &before)?;
     link::set_up(route, ifb.index).map_err(QdiscError::refused("bring the ifb device up"))?;
 

@@ -20,13 +20,19 @@ pub struct Before {
     pub ingress: Option<ingress::Before>,
 }
 
-/// How interface `index` is now, for [`restore`]. Call it before [`add`].
+/// How interface `index` is now, for [`restore`]. Call it before [`add`]. With `replace`, somebody
+/// else's root qdisc is remembered instead of refused.
 ///
 /// # Errors
 /// Something of somebody else's is in the way, or the interface is gone.
-pub fn look(route: &mut Conn, index: i32, direction: Direction) -> Result<Before, QdiscError> {
+pub fn look(
+    route: &mut Conn,
+    index: i32,
+    direction: Direction,
+    replace: bool,
+) -> Result<Before, QdiscError> {
     Ok(Before {
-        egress: direction.leaves().then(|| qdisc::look(route, index)).transpose()?,
+        egress: direction.leaves().then(|| qdisc::look(route, index, replace)).transpose()?,
         ingress: direction.arrives().then(|| ingress::look(route, index)).transpose()?,
     })
 }

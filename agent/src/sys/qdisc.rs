@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::link;
 use super::netlink::{Conn, Refusal};
+use super::tree;
 use crate::model::netem::{DecodeError, NetemOptions, Request};
 use crate::model::nlmsg::{self, Attrs, flag};
+use crate::model::qdisc_tree::Tree;
 
 pub(super) const RTM_NEWQDISC: u16 = 36;
 pub(super) const RTM_DELQDISC: u16 = 37;
@@ -73,6 +75,9 @@ pub struct Before {
     pub kind: String,
     /// Length of its transmit queue, which adding a qdisc may change.
     pub tx_queue_len: u32,
+    /// What somebody had configured and wants to have back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<Tree>,
 }
 
 /// Why netem could not be added or taken away.
@@ -88,6 +93,14 @@ pub enum QdiscError {
         kind: String,
         /// Handle, such as `1:`.
         handle: String,
+    },
+    /// Somebody else's, that could not be put back.
+    #[error("root qdisc {kind} cannot be put back: {reason}")]
+    Irreplaceable {
+        /// Kind, such as `mq`.
+        kind: String,
+        /// Why not.
+        reason: String,
     },
     /// Somebody else filters what arrives.
     #[error("a qdisc {kind} for what arrives is somebody else's")]
@@ -182,19 +195,22 @@ pub fn root(route: &mut Conn, index: i32) -> Result<Root, QdiscError> {
     }
 }
 
-/// How interface `index` is now, for [`restore`]. Call it before [`add`].
+/// How interface `index` is now, for [`restore`]. Call it before [`add`]. A root qdisc that somebody
+/// configured is remembered with all that hangs on it if it is to be replaced.
 ///
 /// # Errors
-/// It has a root qdisc that is not the kernel's default, or is gone.
-pub fn look(route: &mut Conn, index: i32) -> Result<Before, QdiscError> {
+/// It has such a qdisc and `replace` is false, or it cannot be put back; or the interface is gone.
+pub fn look(route: &mut Conn, index: i32, replace: bool) -> Result<Before, QdiscError> {
     let root = root(route, index)?;
     if root.is_ours() {
         return Err(QdiscError::Exists);
     }
-    if root.handle != 0 {
-        return Err(QdiscError::Foreign { handle: root.handle_text(), kind: root.kind });
-    }
-    Ok(Before { kind: root.kind, tx_queue_len: tx_queue_len(route, index)? })
+    let tree = match (root.handle, replace) {
+        (0, _) => None,
+        (_, true) => Some(tree::remember(route, index, &root.kind)?),
+        _ => return Err(QdiscError::Foreign { handle: root.handle_text(), kind: root.kind }),
+    };
+    Ok(Before { kind: root.kind, tx_queue_len: tx_queue_len(route, index)?, tree })
 }
 
 fn tx_queue_len(route: &mut Conn, index: i32) -> Result<u32, QdiscError> {
@@ -221,11 +237,12 @@ pub fn add(
     let content = tcmsg(index, OWN_HANDLE, TC_H_ROOT)
         .put_text(TCA_KIND, KIND)
         .put(TCA_OPTIONS, request.encode().as_bytes());
-    match route.request(RTM_NEWQDISC, flag::CREATE | flag::EXCL, &content) {
+    let how = if before.tree.is_some() { flag::REPLACE } else { flag::EXCL };
+    match route.request(RTM_NEWQDISC, flag::CREATE | how, &content) {
         Ok(()) => {}
         // Somebody was faster than the look before.
         Err(Refusal { errno: Errno::EEXIST, .. }) => {
-            return look(route, index).and(Err(QdiscError::Exists));
+            return look(route, index, false).and(Err(QdiscError::Exists));
         }
         Err(refusal) => return Err(QdiscError::refused("add netem")(refusal)),
     }
@@ -269,6 +286,10 @@ pub fn restore(route: &mut Conn, index: i32, before: &Before) -> Result<bool, Qd
             }
         }
     }
+    if let Some(tree) = &before.tree {
+        tree::put_back(route, index, tree)?;
+        return put_queue_right(route, index, before).map(|()| true);
+    }
     match route.request(RTM_DELQDISC, 0, &tcmsg(index, OWN_HANDLE, TC_H_ROOT)) {
         Ok(()) => {}
         // Somebody was faster, or the interface went.
@@ -281,11 +302,16 @@ pub fn restore(route: &mut Conn, index: i32, before: &Before) -> Result<bool, Qd
     }
 }
 
-fn put_right(route: &mut Conn, index: i32, before: &Before) -> Result<(), QdiscError> {
+fn put_queue_right(route: &mut Conn, index: i32, before: &Before) -> Result<(), QdiscError> {
     if tx_queue_len(route, index)? != before.tx_queue_len {
         link::set_tx_queue_len(route, index, before.tx_queue_len)
             .map_err(QdiscError::refused("set the length of the transmit queue"))?;
     }
+    Ok(())
+}
+
+fn put_right(route: &mut Conn, index: i32, before: &Before) -> Result<(), QdiscError> {
+    put_queue_right(route, index, before)?;
     let now = root(route, index)?;
     // An interface that went up or down meanwhile shows another default.
     let shown = now.kind != HIDDEN && before.kind != HIDDEN;
@@ -307,7 +333,7 @@ fn put_right(route: &mut Conn, index: i32, before: &Before) -> Result<(), QdiscE
 /// What is missing.
 pub fn probe() -> Result<(), QdiscError> {
     let mut route = link::open().map_err(QdiscError::refused("open rtnetlink"))?;
-    let before = look(&mut route, 1)?;
+    let before = look(&mut route, 1, false)?;
     let options = NetemOptions { latency_ns: 1_000_000, limit_packets: 1, ..Default::default() };
     let trial = Request { options, ..Request::default() };
     add(&mut route, 1, &trial, &before)?;

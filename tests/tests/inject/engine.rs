@@ -110,7 +110,8 @@ fn the_library_tells_what_is_in_force_and_clears_when_dropped() -> Result<()> {
     let bench = Bench::new()?;
     let before = bench.state()?;
     let netns = Netns::named(&bench.server())?;
-    let scope = Scope { netns, device: "eth0".to_owned(), direction: Direction::Egress };
+    let scope =
+        Scope { netns, device: "eth0".to_owned(), direction: Direction::Egress, replace: false };
     let impairment = Impairment::fixed_delay(Duration::from_millis(20))?;
     let nfqueue = EngineChoice::Nfqueue;
     let active = apply(&impairment, &scope, nfqueue)?;

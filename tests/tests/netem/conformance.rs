@@ -14,8 +14,8 @@ use tests::lab::paths;
 use tests::vm;
 
 use crate::cases::{self, Case, Random};
-use crate::directions;
 use crate::inject::agent_binary;
+use crate::{directions, replaced};
 
 /// Interface that everything is put on.
 const DEVICE: &str = "conform0";
@@ -69,7 +69,8 @@ fn conforms() -> Result<()> {
     bench.seeds()?;
     ensure!(bench.shown()? == untouched, "the interface is not as it was");
     drop(bench);
-    directions::check()
+    directions::check()?;
+    replaced::check()
 }
 
 struct Bench {
@@ -107,7 +108,7 @@ impl Bench {
         let request = Request::from(&impairment);
         let asked = request.options;
 
-        let before = qdisc::look(&mut self.route, self.index)?;
+        let before = qdisc::look(&mut self.route, self.index, false)?;
         qdisc::add(&mut self.route, self.index, &request, &before)?;
         let (ours, ours_read) = (self.shown()?, self.read()?);
         qdisc::restore(&mut self.route, self.index, &before)?;
@@ -132,7 +133,7 @@ impl Bench {
         let agent = agent_binary()?;
         let agent = agent.to_str().context("the agent's path")?;
         let asked = impairment_from_args(&case.ours)?;
-        let before = qdisc::look(&mut self.route, self.index)?;
+        let before = qdisc::look(&mut self.route, self.index, false)?;
         qdisc::add(&mut self.route, self.index, &Request::from(&asked), &before)?;
         let by_library = self.shown()?;
         qdisc::restore(&mut self.route, self.index, &before)?;
@@ -162,7 +163,7 @@ impl Bench {
             _ => panic!("no version: {release}"),
         };
         let request = Request::from(&impairment_from_args(["--loss", "1%", "--seed", "77"])?);
-        let before = qdisc::look(&mut self.route, self.index)?;
+        let before = qdisc::look(&mut self.route, self.index, false)?;
         let added = qdisc::add(&mut self.route, self.index, &request, &before);
         if version >= SEEDED {
             added?;

@@ -36,6 +36,10 @@ pub(super) struct Args {
     /// takes the delay twice).
     #[arg(long, value_enum, default_value_t)]
     direction: Direction,
+    /// Put a root queueing discipline that somebody configured aside, and back afterwards with all
+    /// that hangs on it. What could not be put back (filters, netem's tables) is refused.
+    #[arg(long)]
+    replace: bool,
     /// How to impair.
     #[arg(long, value_enum, default_value_t)]
     engine: EngineChoice,
@@ -74,7 +78,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(netns) => netns,
         None => Netns::current().map_err(InjectError::from)?,
     };
-    let scope = Scope { netns, device: args.dev.clone(), direction: args.direction };
+    let scope =
+        Scope { netns, device: args.dev.clone(), direction: args.direction, replace: args.replace };
     let active = apply(&impairment, &scope, args.engine)?;
     describe(&active, &scope);
     if args.hold {
