@@ -334,7 +334,7 @@ mod tests {
         let mut without_a_class = htb();
         without_a_class.remove(1);
         assert_eq!(Tree::new(without_a_class), Err(TreeError::Loose));
-        let large = Part { options: Some(vec![0; MAX_BYTES]), ..htb().remove(0) };
+        let large = Part { options: Some(vec![0; MAX_BYTES + 1]), ..htb().remove(0) };
         assert!(matches!(Tree::new(vec![large]), Err(TreeError::TooLarge(_))));
     }
 
