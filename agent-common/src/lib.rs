@@ -3,11 +3,15 @@
 //! In the order in which a measurement travels:
 //! - [`abi`]: kernel to agent. Map names, capacities, event records, offsets. `no_std`.
 //! - [`wire`]: agent to loadgen. Messages of the pairing socket and their framing.
-//! - [`duration`]: durations as both command lines take them.
+//! - [`duration`], [`percent`], [`rate`]: what command lines take, each read in one place.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod abi;
 #[cfg(feature = "std")]
 pub mod duration;
+#[cfg(feature = "std")]
+pub mod percent;
+#[cfg(feature = "std")]
+pub mod rate;
 #[cfg(feature = "std")]
 pub mod wire;

@@ -15,8 +15,8 @@ mod registry;
 mod running;
 
 pub use active::{ActiveImpairment, End, Outcome, Scope, apply};
-pub use commands::{Args, run};
+pub use commands::{Args, impairment_from_args, run};
 pub use engines::{Engines, engines_available};
 pub use error::InjectError;
 
-pub use crate::model::impairment::{Engine, EngineChoice, Impairment, Receipt};
+pub use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment, Receipt};

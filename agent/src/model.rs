@@ -1,6 +1,7 @@
 //! Pure logic: no I/O, no clock, no root.
 
 pub mod aggregate;
+pub mod distribution;
 pub mod holding;
 pub mod impairment;
 pub mod netem;
@@ -8,7 +9,9 @@ pub mod nlmsg;
 pub mod permission;
 pub mod plan;
 pub mod postgres;
+pub mod probability;
 pub mod proc_net;
+pub mod qdisc_tree;
 pub mod session;
 pub mod sql;
 pub mod text;

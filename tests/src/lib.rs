@@ -8,3 +8,4 @@ pub mod paired;
 #[cfg(feature = "agent")]
 pub mod programs;
 pub mod strace;
+pub mod vm;

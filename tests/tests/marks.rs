@@ -10,7 +10,7 @@ use std::{
 };
 
 use agent::{
-    inject::{self, EngineChoice, Impairment, Scope},
+    inject::{self, Direction, EngineChoice, Impairment, Scope},
     sys::{netns::Netns, observe::Target},
 };
 use agent_common::{
@@ -188,7 +188,8 @@ fn marks_against_captures(name: &str, delay: Option<Duration>, count: usize) -> 
     let impaired = delay
         .map(|delay| {
             let netns = Netns::named(&lab.network().name(Side::Server))?;
-            let scope = Scope { netns, device: "eth0".to_owned() };
+            let direction = Direction::Egress;
+            let scope = Scope { netns, device: "eth0".to_owned(), direction, replace: false };
             anyhow::Ok(inject::apply(&Impairment::fixed_delay(delay)?, &scope, EngineChoice::Auto)?)
         })
         .transpose()?;

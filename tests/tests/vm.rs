@@ -18,11 +18,9 @@ mod state;
 #[allow(dead_code, reason = "shared with the tests of the pairing socket")]
 mod support;
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use tests::lab::{Lab, PostgresSpec, paths};
+use tests::vm;
 
 /// Rows of the posts table: the marks do not depend on it, and emulation is slow.
 const ROWS: u32 = 1_000;
@@ -41,30 +39,5 @@ fn the_agent_injects_and_measures_under_6_1() -> Result<()> {
     lab.start_postgres(&PostgresSpec::study(ROWS))?;
     drop(lab);
 
-    let test = std::env::current_exe()?;
-    let output = Command::new(xtask()?)
-        .args(["vm", "--kernel", "6.1", "--timeout", "1200", "--"])
-        .arg(test)
-        .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])
-        .args(INSIDE)
-        .output()
-        .context("cannot start xtask")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    println!("{said}");
-    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "in the virtual machine: {}", output.status);
-    let passed = format!("test result: ok. {} passed; 0 failed", INSIDE.len());
-    assert!(said.contains(&passed), "other tests ran");
-    Ok(())
-}
-
-/// xtask's binary: `DWELL_XTASK`, else the one beside this test's directory.
-fn xtask() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("DWELL_XTASK") {
-        return Ok(path.into());
-    }
-    let own = std::env::current_exe()?;
-    let beside = own.ancestors().nth(2).context("no directory above the test's")?.join("xtask");
-    ensure!(beside.is_file(), "{} not found; build it: cargo build -p xtask", beside.display());
-    Ok(beside)
+    vm::run_ignored_tests("6.1", 1200, &INSIDE, &[])
 }

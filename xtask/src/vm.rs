@@ -21,6 +21,8 @@ pub(crate) use machine::Job;
 
 /// What Debian 12 ships: the oldest kernel that is supported.
 const DEFAULT_SERIES: &str = "6.1";
+/// What the tests boot.
+const TESTED_SERIES: [&str; 2] = [DEFAULT_SERIES, "6.12"];
 
 /// Arguments of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]
@@ -64,12 +66,12 @@ pub(crate) fn boot_and_run(series: &str, job: &Job) -> Result<u8> {
     machine::run(&kernel, job, &directory())
 }
 
-/// Fetches the default kernel, unless it is there.
+/// Fetches the kernels that tests boot, unless they are there.
 ///
 /// # Errors
-/// When it cannot be had.
+/// When one cannot be had.
 pub(crate) fn fetch() -> Result<()> {
-    kernel::prepare(DEFAULT_SERIES, &directory()).map(drop)
+    TESTED_SERIES.iter().try_for_each(|series| kernel::prepare(series, &directory()).map(drop))
 }
 
 /// Where kernels and console logs are kept.

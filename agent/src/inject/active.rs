@@ -14,20 +14,25 @@ use super::error::InjectError;
 use super::recover;
 use super::registry::{self, Entry};
 use super::running::{Running, of_qdisc};
-use crate::model::impairment::{Engine, EngineChoice, Impairment, Receipt};
+use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment, Receipt};
 use crate::sys::link::{self, Link, Master};
+use crate::sys::netem;
 use crate::sys::netlink::{Conn, Refusal};
 use crate::sys::netns::Netns;
 use crate::sys::netns_end::Presence;
 use crate::sys::qdisc::{self, QdiscError};
 
-/// Where an impairment goes: everything that leaves `device` in `netns`.
+/// Where an impairment goes: everything that leaves `device` in `netns`, arrives there, or both.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// Network namespace.
     pub netns: Netns,
     /// Name of the interface in it.
     pub device: String,
+    /// Which way packets go.
+    pub direction: Direction,
+    /// Whether a root qdisc that somebody configured may be put aside, and back afterwards.
+    pub replace: bool,
 }
 
 /// How an impairment ended other than by its holder's [`ActiveImpairment::clear`].
@@ -99,7 +104,7 @@ pub fn apply(
     let _lock = registry::lock()?;
     recover::stale(|_| true)?;
     let link = scope.netns.run(|| find(scope))??;
-    let (engine, why) = choose(choice)?;
+    let (engine, why) = choose(choice, impairment, scope.direction)?;
     let pid = std::process::id();
     let (id, number) = registry::new_id();
     let entry = Entry {
@@ -107,7 +112,8 @@ pub fn apply(
         pid,
         started: registry::start_time(pid).unwrap_or(0),
         engine,
-        impairment: *impairment,
+        impairment: impairment.clone(),
+        direction: scope.direction,
         device: link.name,
         index: link.index,
         netns: scope.netns.label().to_owned(),
@@ -121,7 +127,8 @@ pub fn apply(
     // Sockets and the guardian belong to the namespace of the thread that makes them.
     scope.netns.run(|| {
         refuse_part(&entry, link.master.as_ref())?;
-        start(entry, number, why, presence)
+        let own = qdisc::own_handle(number);
+        start(entry, own, why, presence, scope.replace)
     })?
 }
 
@@ -174,18 +181,24 @@ fn refuse_part(entry: &Entry, master: Option<&Master>) -> Result<(), InjectError
 
 fn start(
     mut entry: Entry,
-    number: u32,
+    own: u32,
     why: String,
     presence: Presence,
+    replace: bool,
 ) -> Result<ActiveImpairment, InjectError> {
     let mut route = link::open().map_err(kernel("open rtnetlink"))?;
     let events = Conn::open_link_events().map_err(kernel("listen for news of interfaces"))?;
-    match qdisc::look(&mut route, entry.index, qdisc::own_handle(number)) {
-        Ok(before) if entry.engine == Engine::Netem => entry.before = Some(before),
-        Ok(_) => {}
-        // nfqueue goes before any qdisc and gets along with all of them.
-        Err(QdiscError::Foreign { .. }) if entry.engine == Engine::Nfqueue => {}
-        Err(error) => return Err(of_qdisc(error, &entry)),
+    match entry.engine {
+        Engine::Netem => {
+            let before = netem::look(&mut route, entry.index, entry.direction, own, replace)
+                .map_err(|error| of_qdisc(error, &entry))?;
+            entry.before = Some(before);
+        }
+        // nfqueue goes before any qdisc and gets along with all of them but ours.
+        Engine::Nfqueue => match qdisc::look(&mut route, entry.index, own, false) {
+            Ok(_) | Err(QdiscError::Foreign { .. }) => {}
+            Err(error) => return Err(of_qdisc(error, &entry)),
+        },
     }
     // On disk first, so that there is never an impairment that no file tells of.
     entry.write()?;
@@ -307,6 +320,18 @@ impl ActiveImpairment {
     #[must_use]
     pub fn why_engine(&self) -> &str {
         &self.shared.why
+    }
+
+    /// What is injected.
+    #[must_use]
+    pub fn impairment(&self) -> &Impairment {
+        &self.shared.entry.impairment
+    }
+
+    /// Which way packets go.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        self.shared.entry.direction
     }
 
     /// The interface.

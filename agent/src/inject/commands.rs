@@ -3,16 +3,18 @@
 mod add;
 mod clear;
 mod list;
+mod options;
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args as _, FromArgMatches as _, Subcommand};
 
 use super::error::InjectError;
+use crate::model::impairment::Impairment;
 use crate::sys::guardian;
 use crate::sys::netns::{Netns, Origin};
 
-/// Injects a delay into what leaves an interface, lists what is injected, and clears it.
+/// Impairs what leaves an interface (delay, loss and more), lists what is injected, and clears it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -21,8 +23,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Delays everything that leaves an interface, until Ctrl-C or `agent inject clear`.
-    Add(add::Args),
+    /// Impairs everything that leaves an interface, until Ctrl-C or `agent inject clear`.
+    Add(Box<add::Args>),
     /// Lists what is injected.
     List(list::Args),
     /// Ends what is injected, in every namespace unless --netns or --pid names one, and removes what
@@ -48,6 +50,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Verb::Clear(args) => clear::run(args),
         Verb::Guardian { ward } => guardian::guard(ward).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// The impairment that these options of `agent inject add` ask for, such as `--delay 100ms --loss
+/// 1%`. Table files are read.
+///
+/// # Errors
+/// One that names the option and the fix.
+pub fn impairment_from_args<I: IntoIterator<Item: Into<std::ffi::OsString>>>(
+    options: I,
+) -> anyhow::Result<Impairment> {
+    let command = options::Options::augment_args(clap::Command::new("add").no_binary_name(true));
+    let matches = command.try_get_matches_from(options.into_iter().map(Into::into))?;
+    Ok(options::Options::from_arg_matches(&matches)?.impairment()?)
 }
 
 /// Which network namespace; the current one if not said.
@@ -79,14 +94,6 @@ impl Namespace {
             (Some(name), _) => Origin::Named(name.clone()),
             (None, Some(pid)) => Origin::Process(pid),
             (None, None) => Origin::Current,
-        }
-    }
-
-    fn arguments(&self) -> Vec<&str> {
-        match (&self.netns, &self.pid) {
-            (Some(name), _) => vec!["--netns", name],
-            (None, Some(pid)) => vec!["--pid", pid],
-            (None, None) => vec![],
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which engines this kernel has, found by trying them in a namespace made for that.
 
 use super::error::InjectError;
-use crate::model::impairment::{Engine, EngineChoice};
+use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment};
 use crate::sys::netns::{Netns, NetnsError};
 use crate::sys::{nfqueue, qdisc};
 
@@ -36,8 +36,24 @@ pub(super) fn require_root() -> Result<(), InjectError> {
     if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(InjectError::NotRoot) }
 }
 
-/// The engine for `choice`, and why it is that one.
-pub(super) fn choose(choice: EngineChoice) -> Result<(Engine, String), InjectError> {
+/// The engine for `impairment` by `choice`, and why it is that one.
+pub(super) fn choose(
+    choice: EngineChoice,
+    impairment: &Impairment,
+    direction: Direction,
+) -> Result<(Engine, String), InjectError> {
+    let (engine, why) = find(choice)?;
+    match engine.lacks(impairment, direction) {
+        None => Ok((engine, why)),
+        Some(feature) => {
+            let asked = choice != EngineChoice::Auto;
+            let because = if asked { String::new() } else { format!(" ({why})") };
+            Err(InjectError::Lacks { engine, feature, because })
+        }
+    }
+}
+
+fn find(choice: EngineChoice) -> Result<(Engine, String), InjectError> {
     let unavailable =
         |engine, reason, hint| InjectError::EngineUnavailable { engine, reason, hint };
     match choice {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::model::impairment::{Engine, ImpairmentError};
+use crate::model::impairment::{Engine, Feature, ImpairmentError};
 use crate::sys::netns::{NetnsError, Origin};
 
 /// Why an impairment could not be put into force, looked at, or cleared.
@@ -11,6 +11,14 @@ pub enum InjectError {
     /// Not root.
     #[error("injecting needs root: run it with sudo")]
     NotRoot,
+    /// What was given for an option cannot be read.
+    #[error("{option}: {reason}")]
+    Unreadable {
+        /// Such as `--loss`.
+        option: &'static str,
+        /// What is wrong, and what to write.
+        reason: String,
+    },
     /// The impairment itself is out of range.
     #[error(transparent)]
     Impairment(#[from] ImpairmentError),
@@ -62,7 +70,7 @@ pub enum InjectError {
     /// Somebody else's queueing discipline is on the interface.
     #[error(
         "interface `{device}` has the root queueing discipline `{kind}` ({handle}) that somebody \
-             else configured; it is left alone. Remove it (`tc qdisc del dev {device} root`) or use \
+             else configured; it is left alone. Use --replace, which puts it back afterwards, or \
              --engine nfqueue"
     )]
     ForeignQdisc {
@@ -73,6 +81,31 @@ pub enum InjectError {
         /// Handle, such as `1:`.
         handle: String,
     },
+    /// Somebody else's queueing discipline, which could not be put back.
+    #[error(
+        "interface `{device}` has the root queueing discipline `{kind}`, which could not be put back \
+             afterwards: {reason}; it is left alone. Use --engine nfqueue, or remove it yourself"
+    )]
+    Irreplaceable {
+        /// Interface.
+        device: String,
+        /// Kind, such as `mq`.
+        kind: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Somebody else filters what arrives at the interface.
+    #[error(
+        "interface `{device}` has filters for what arrives (qdisc `{kind}`) that somebody else \
+             configured, and which a redirect would go round; they are left alone. Remove them (`tc \
+             qdisc del dev {device} {kind}`) or use --direction egress"
+    )]
+    ForeignIngress {
+        /// Interface.
+        device: String,
+        /// `clsact` or `ingress`.
+        kind: String,
+    },
     /// The engine asked for does not work here.
     #[error("engine {engine} does not work on this kernel: {reason}; {hint}")]
     EngineUnavailable {
@@ -82,6 +115,30 @@ pub enum InjectError {
         reason: String,
         /// What to do instead.
         hint: &'static str,
+    },
+    /// The engine works here, but cannot do all that is asked.
+    #[error(
+        "engine {engine} cannot do {}{because}; leave it out, or use --engine netem on a kernel that \
+             has sch_netem", .feature.option()
+    )]
+    Lacks {
+        /// Which.
+        engine: Engine,
+        /// What it cannot do.
+        feature: Feature,
+        /// Why this engine was chosen, if it was not asked for.
+        because: String,
+    },
+    /// The kernel's netem is older than an option.
+    #[error(
+        "kernel {kernel} does not know {options}: its netem would pass over it; leave it out, or use \
+             a newer kernel; nothing is left"
+    )]
+    KernelLacks {
+        /// Release of the kernel.
+        kernel: String,
+        /// The options of the command line.
+        options: String,
     },
     /// No engine works here.
     #[error(

@@ -8,10 +8,12 @@ use super::registry::{self, Entry};
 use super::running::of_qdisc;
 use crate::model::impairment::Engine;
 use crate::sys::guardian;
+use crate::sys::ingress;
 use crate::sys::link::{self, Link};
+use crate::sys::netem::{self, Before};
 use crate::sys::netlink::Conn;
 use crate::sys::netns::Netns;
-use crate::sys::qdisc::{self, Before};
+use crate::sys::qdisc;
 
 /// Cleans up behind every dead agent that this one can tell to be dead, by its entry: a run without
 /// delay must be without delay. A qdisc of ours that no entry tells of may be that of a live agent
@@ -62,7 +64,7 @@ pub(super) fn put_back(entry: &Entry) -> Result<(), InjectError> {
         action: "open rtnetlink".to_owned(),
         source: refusal.into(),
     })?;
-    qdisc::restore(&mut route, entry.index, before)
+    netem::restore(&mut route, entry.index, before)
         .map(drop)
         .map_err(|error| of_qdisc(error, entry))
 }
@@ -96,10 +98,15 @@ pub(super) fn orphans(
             let Ok(mut route) = link::open() else { return vec![] };
             let links = link::list(&mut route).unwrap_or_default();
             links
-                .into_iter()
-                .filter(|link| wanted(&link.name, netns.inode()))
-                .filter(|link| !known.contains(&(netns.inode(), link.index)))
-                .filter_map(|link| orphan(&mut route, &link, netns.label()))
+                .iter()
+                .filter_map(|link| {
+                    // An ifb of ours stands for the interface that it serves, which may be gone.
+                    let index = ingress::serves(link).unwrap_or(link.index);
+                    let served = links.iter().find(|other| other.index == index).unwrap_or(link);
+                    let unknown = !known.contains(&(netns.inode(), index));
+                    (unknown && wanted(&served.name, netns.inode()))
+                        .then(|| orphan(&mut route, link, index, served, netns.label()))?
+                })
                 .collect()
         });
         found.extend(here.unwrap_or_default());
@@ -107,17 +114,28 @@ pub(super) fn orphans(
     Ok(found)
 }
 
-fn orphan(route: &mut Conn, link: &Link, netns: &str) -> Option<Orphan> {
-    let root = qdisc::root(route, link.index).ok().filter(qdisc::Root::is_ours)?;
-    let guarded = guardian::watches(link.index, root.handle);
+/// What of ours is on `link`: on interface `index`, or an ifb that serves it.
+fn orphan(route: &mut Conn, link: &Link, index: i32, served: &Link, netns: &str) -> Option<Orphan> {
+    let is_ifb = ingress::serves(link).is_some();
+    let root = qdisc::root(route, link.index).ok().filter(qdisc::Root::is_ours);
+    let own = match root {
+        Some(root) => root.handle,
+        None if is_ifb => 0,
+        None => return None,
+    };
+    let guarded = guardian::watches(index, own);
     if !guarded {
-        // The kernel's default it was, or ours would not have been put there.
-        let (kind, tx_queue_len) = (qdisc::HIDDEN.to_owned(), link.tx_queue_len);
-        let before = Before { kind, tx_queue_len, own: root.handle };
-        qdisc::restore(route, link.index, &before).ok().filter(|done| done.removed)?;
+        // How it was before is not known: the kernel's default it was, or ours would not have been
+        // put there.
+        let (kind, tx_queue_len) = (qdisc::HIDDEN.to_owned(), served.tx_queue_len);
+        let before = Before {
+            egress: (!is_ifb).then_some(qdisc::Before { kind, tx_queue_len, own, tree: None }),
+            ingress: is_ifb.then_some(ingress::Before { tx_queue_len, own }),
+        };
+        netem::restore(route, index, &before).ok().filter(|done| done.removed)?;
     }
-    let place = format!("{} in network namespace {netns}", link.name);
-    Some(Orphan { place, guarded, tx_queue_len: link.tx_queue_len })
+    let place = format!("{} in network namespace {netns}", served.name);
+    Some(Orphan { place, guarded, tx_queue_len: served.tx_queue_len })
 }
 
 /// The interface that is called `name` in the namespace of each entry, for those whose namespace is

@@ -14,9 +14,9 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::error::{InjectError, clear_command};
-use crate::model::impairment::{Engine, Impairment};
+use crate::model::impairment::{Direction, Engine, Impairment};
+use crate::sys::netem::Before;
 use crate::sys::netns::Origin;
-use crate::sys::qdisc::Before;
 
 /// Where the files are. Emptied by a reboot, as the kernel's state is.
 pub(super) const DIRECTORY: &str = "/run/dwell";
@@ -35,6 +35,7 @@ pub(super) struct Entry {
     pub(super) started: u64,
     pub(super) engine: Engine,
     pub(super) impairment: Impairment,
+    pub(super) direction: Direction,
     pub(super) device: String,
     pub(super) index: i32,
     /// How the namespace was named, in words.
@@ -227,6 +228,7 @@ mod tests {
             started: start_time(pid).unwrap(),
             engine: Engine::Nfqueue,
             impairment: Impairment::fixed_delay(Duration::from_millis(1)).unwrap(),
+            direction: Direction::Both,
             device: "lo".into(),
             index: 1,
             netns: "current".into(),

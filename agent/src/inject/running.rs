@@ -5,11 +5,13 @@ use std::time::Duration;
 use super::active::{End, Outcome};
 use super::error::InjectError;
 use super::registry::Entry;
-use crate::model::impairment::{Engine, LIMIT_PACKETS, Receipt};
+use crate::model::impairment::{Engine, Receipt};
+use crate::model::netem::Request;
 use crate::sys::guardian::{Guardian, Ward};
+use crate::sys::netem;
 use crate::sys::netlink::Conn;
 use crate::sys::nfqueue::{Delay, NfqueueError};
-use crate::sys::qdisc::{self, QdiscError};
+use crate::sys::qdisc::QdiscError;
 
 /// An engine in force.
 #[derive(Debug)]
@@ -32,11 +34,12 @@ impl Running {
                     action: "start the guardian process".to_owned(),
                     source,
                 })?;
-                let delay = qdisc::add(&mut route, entry.index, &entry.impairment, before)
+                let request = Request::from(&entry.impairment);
+                let delay = netem::add(&mut route, entry.index, &request, before)
                     .map_err(|error| of_qdisc(error, entry))?;
                 Ok((Self::Netem { route, ward, guardian }, delay))
             }
-            _ => Delay::start(entry.index, delay, LIMIT_PACKETS)
+            _ => Delay::start(entry.index, delay, entry.impairment.limit_packets())
                 .map(|running| (Self::Nfqueue(running), delay))
                 .map_err(|error| of_nfqueue(error, entry)),
         }
@@ -51,10 +54,7 @@ impl Running {
 
     pub(super) fn dropped(&mut self) -> u64 {
         match self {
-            Self::Netem { route, ward, .. } => match qdisc::root(route, ward.index) {
-                Ok(root) if root.is_own(ward.before.own) => root.drops,
-                _ => 0,
-            },
+            Self::Netem { route, ward, .. } => netem::drops(route, ward.index, &ward.before),
             Self::Nfqueue(delay) => delay.dropped(),
         }
     }
@@ -63,17 +63,15 @@ impl Running {
     /// is gone is replaced.
     pub(super) fn failure(&mut self) -> Option<End> {
         match self {
-            Self::Netem { route, ward, guardian } => match qdisc::root(route, ward.index) {
-                Ok(root) if !root.is_own(ward.before.own) => Some(End::Failed(format!(
-                    "somebody replaced netem by the qdisc {} {}",
-                    root.kind,
-                    root.handle_text()
-                ))),
-                Ok(_) => replace_if_gone(guardian, ward),
-                Err(QdiscError::NoDevice) => Some(End::DeviceVanished),
-                // The next look asks again.
-                Err(_) => None,
-            },
+            Self::Netem { route, ward, guardian } => {
+                match netem::failure(route, ward.index, &ward.before) {
+                    Ok(Some(reason)) => Some(End::Failed(reason)),
+                    Ok(None) => replace_if_gone(guardian, ward),
+                    Err(QdiscError::NoDevice) => Some(End::DeviceVanished),
+                    // The next look asks again.
+                    Err(_) => None,
+                }
+            }
             Self::Nfqueue(delay) => delay.failure().map(End::Failed),
         }
     }
@@ -83,7 +81,7 @@ impl Running {
         let dropped = self.dropped();
         match self {
             Self::Netem { mut route, ward, guardian } => {
-                let restored = qdisc::restore(&mut route, ward.index, &ward.before);
+                let restored = netem::restore(&mut route, ward.index, &ward.before);
                 drop(guardian);
                 let lost = restored.map_err(|error| of_qdisc(error, entry))?.lost;
                 Ok(Outcome { receipt: None, dropped, lost })
@@ -126,7 +124,12 @@ pub(super) fn of_qdisc(error: QdiscError, entry: &Entry) -> InjectError {
     match error {
         QdiscError::Exists => already(entry),
         QdiscError::Foreign { kind, handle } => InjectError::ForeignQdisc { device, kind, handle },
+        QdiscError::Irreplaceable { kind, reason } => {
+            InjectError::Irreplaceable { device, kind, reason }
+        }
+        QdiscError::ForeignIngress { kind } => InjectError::ForeignIngress { device, kind },
         QdiscError::NoDevice => InjectError::DeviceVanished(device),
+        QdiscError::Unknown { kernel, options } => InjectError::KernelLacks { kernel, options },
         QdiscError::ReadBack { asked, got } => InjectError::ReadBack { device, asked, got },
         QdiscError::NotRestored(what) => InjectError::NotRestored { device, what },
         QdiscError::Refused { action, refusal } => InjectError::Kernel {

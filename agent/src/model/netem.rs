@@ -4,60 +4,18 @@
 //! nanoseconds in the 64-bit attributes, with zero in the legacy tick fields beside them; the
 //! kernel's dump fills both, and the 64-bit ones win.
 
-use super::impairment::{Impairment, LIMIT_PACKETS};
-use super::nlmsg::{Attrs, array, attributes};
+mod codec;
 
-/// Length of `struct tc_netem_qopt`.
-pub const QOPT_LEN: usize = 24;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// `TCA_NETEM_*`.
-mod attr {
-    pub(super) const CORR: u16 = 1;
-    pub(super) const REORDER: u16 = 3;
-    pub(super) const CORRUPT: u16 = 4;
-    pub(super) const LOSS: u16 = 5;
-    pub(super) const RATE: u16 = 6;
-    pub(super) const ECN: u16 = 7;
-    pub(super) const RATE64: u16 = 8;
-    pub(super) const LATENCY64: u16 = 10;
-    pub(super) const JITTER64: u16 = 11;
-    pub(super) const SLOT: u16 = 12;
-    pub(super) const PRNG_SEED: u16 = 14;
-}
+use serde::{Deserialize, Serialize};
 
-/// `NETEM_LOSS_*`, within [`attr::LOSS`].
-mod loss {
-    pub(super) const GI: u16 = 1;
-    pub(super) const GE: u16 = 2;
-}
+use super::impairment::{self, Impairment, Loss, SlotTiming};
+use super::nlmsg::Attrs;
 
-/// A probability as netem counts: 0 is never, `u32::MAX` is always.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Probability(pub u32);
-
-impl Probability {
-    /// From a fraction; values outside 0 to 1 are brought to the nearer end, NaN to 0.
-    #[must_use]
-    pub fn from_fraction(fraction: f64) -> Self {
-        // A float-to-integer cast saturates and takes NaN to 0.
-        Self((fraction * f64::from(u32::MAX)).round() as u32)
-    }
-
-    /// As a fraction.
-    #[must_use]
-    pub fn fraction(self) -> f64 {
-        f64::from(self.0) / f64::from(u32::MAX)
-    }
-}
-
-/// An event's probability and how much each one resembles the one before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Correlated {
-    /// How often.
-    pub probability: Probability,
-    /// Correlation with the previous event.
-    pub correlation: Probability,
-}
+pub use super::probability::{Correlated, Probability};
+pub use codec::{DecodeError, QOPT_LEN};
 
 /// A loss model with memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +27,8 @@ pub enum LossModel {
 }
 
 /// A rate limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Rate {
     /// Bytes per second.
     pub bytes_per_s: u64,
@@ -98,8 +57,8 @@ pub struct Slot {
     pub dist_jitter_ns: i64,
 }
 
-/// Everything that netem can be told, delay distribution tables excepted (the kernel takes those but
-/// never dumps them).
+/// Everything that netem can be told and asked about. Distribution tables, which no kernel dumps, are
+/// in [`Request`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetemOptions {
     /// Delay, nanoseconds.
@@ -132,144 +91,93 @@ pub struct NetemOptions {
     pub prng_seed: Option<u64>,
 }
 
-/// Why options cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// Shorter than `struct tc_netem_qopt`.
-    #[error("netem options of {0} bytes are shorter than their fixed part")]
-    Short(usize),
-    /// An attribute is shorter than its struct.
-    #[error("netem attribute {kind} has only {len} bytes")]
-    ShortAttribute {
-        /// `TCA_NETEM_*`.
-        kind: u16,
-        /// Its length.
-        len: usize,
-    },
+/// All that netem is told: its options, and the tables, which no kernel dumps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// What the kernel can be asked about afterwards.
+    pub options: NetemOptions,
+    /// Distribution of the delay, uniform if there is none.
+    pub delay_table: Option<Arc<[i16]>>,
+    /// Distribution of the slots.
+    pub slot_table: Option<Arc<[i16]>>,
+}
+
+impl From<&Impairment> for Request {
+    fn from(impairment: &Impairment) -> Self {
+        Self {
+            options: impairment.into(),
+            delay_table: impairment.delay_distribution().and_then(|shape| shape.table()),
+            slot_table: impairment.slot_distribution().and_then(|shape| shape.table()),
+        }
+    }
+}
+
+impl Request {
+    /// The payload of `TCA_OPTIONS`.
+    #[must_use]
+    pub fn encode(&self) -> Attrs {
+        codec::put_tables(self.options.encode(), self)
+    }
 }
 
 impl From<&Impairment> for NetemOptions {
     fn from(impairment: &Impairment) -> Self {
+        let jitter = impairment.jitter.as_ref();
+        let (loss, loss_model) = match impairment.loss {
+            None => (Correlated::default(), None),
+            Some(Loss::Random(event)) => (event, None),
+            Some(Loss::State { p13, p31, p32, p23, p14 }) => {
+                (Correlated::default(), Some(LossModel::FourState([p13, p31, p32, p14, p23])))
+            }
+            // The kernel takes h, not 1-h.
+            Some(Loss::Gemodel { p, r, loss_bad, loss_good }) => {
+                let model = [p, r, loss_bad.complement(), loss_good];
+                (Correlated::default(), Some(LossModel::GilbertElliot(model)))
+            }
+        };
         Self {
-            latency_ns: i64::try_from(impairment.delay.as_nanos()).unwrap_or(i64::MAX),
-            limit_packets: LIMIT_PACKETS,
-            ..Self::default()
+            latency_ns: ns(impairment.delay),
+            jitter_ns: jitter.map_or(0, |jitter| ns(jitter.spread)),
+            delay_correlation: jitter.map(|jitter| jitter.correlation).unwrap_or_default(),
+            limit_packets: impairment.limit_packets(),
+            loss,
+            loss_model,
+            duplicate: impairment.duplicate.unwrap_or_default(),
+            reorder_gap: impairment.reorder.map_or(0, |reorder| reorder.gap),
+            reorder: impairment.reorder.map(|reorder| reorder.which).unwrap_or_default(),
+            corrupt: impairment.corrupt.unwrap_or_default(),
+            rate: impairment.rate,
+            ecn: impairment.ecn,
+            slot: impairment.slot.as_ref().map(Slot::from),
+            prng_seed: impairment.seed,
         }
     }
 }
 
-impl NetemOptions {
-    /// The payload of `TCA_OPTIONS`.
-    #[must_use]
-    pub fn encode(&self) -> Attrs {
-        let qopt = [
-            0,
-            self.limit_packets,
-            self.loss.probability.0,
-            self.reorder_gap,
-            self.duplicate.probability.0,
-            0,
-        ];
-        let mut out = Attrs::new()
-            .raw(&u32s(&qopt))
-            .put(attr::LATENCY64, &self.latency_ns.to_ne_bytes())
-            .put(attr::JITTER64, &self.jitter_ns.to_ne_bytes());
-        let correlations =
-            [self.delay_correlation.0, self.loss.correlation.0, self.duplicate.correlation.0];
-        if correlations != [0; 3] {
-            out = out.put(attr::CORR, &u32s(&correlations));
-        }
-        if self.reorder != Correlated::default() {
-            out = out.put(attr::REORDER, &self.reorder.bytes());
-        }
-        if self.corrupt != Correlated::default() {
-            out = out.put(attr::CORRUPT, &self.corrupt.bytes());
-        }
-        out = match self.loss_model {
-            None => out,
-            Some(LossModel::FourState(p)) => {
-                out.put_nested(attr::LOSS, Attrs::new().put(loss::GI, &u32s(&p.map(|p| p.0))))
-            }
-            Some(LossModel::GilbertElliot(p)) => {
-                out.put_nested(attr::LOSS, Attrs::new().put(loss::GE, &u32s(&p.map(|p| p.0))))
-            }
+impl From<&impairment::Slot> for Slot {
+    fn from(slot: &impairment::Slot) -> Self {
+        let count = |count: Option<u32>| i32::try_from(count.unwrap_or(0)).unwrap_or(i32::MAX);
+        let most = Self {
+            max_packets: count(slot.packets),
+            max_bytes: count(slot.bytes),
+            ..Self::default()
         };
-        if let Some(rate) = self.rate {
-            // The kernel takes the larger of RATE and RATE64.
-            let low = u32::try_from(rate.bytes_per_s).unwrap_or(u32::MAX);
-            if low == u32::MAX {
-                out = out.put(attr::RATE64, &rate.bytes_per_s.to_ne_bytes());
+        match &slot.timing {
+            SlotTiming::Between { min, max } => {
+                Self { min_delay_ns: ns(*min), max_delay_ns: ns(*max), ..most }
             }
-            let fields =
-                [low, rate.packet_overhead as u32, rate.cell_bytes, rate.cell_overhead as u32];
-            out = out.put(attr::RATE, &u32s(&fields));
-        }
-        if self.ecn {
-            out = out.put_u32(attr::ECN, 1);
-        }
-        if let Some(slot) = self.slot {
-            out = out.put(attr::SLOT, &slot.bytes());
-        }
-        if let Some(seed) = self.prng_seed {
-            out = out.put(attr::PRNG_SEED, &seed.to_ne_bytes());
-        }
-        out
-    }
-
-    /// Reads a payload of `TCA_OPTIONS`: one made by [`Self::encode`], or a kernel's dump.
-    ///
-    /// # Errors
-    /// Something is shorter than its struct.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let short = DecodeError::Short(bytes.len());
-        let qopt: [u32; 6] = read_u32s(bytes).ok_or(short)?;
-        let [_, limit_packets, loss_probability, reorder_gap, duplicate_probability, _] = qopt;
-        let mut options = Self { limit_packets, reorder_gap, ..Self::default() };
-        options.loss.probability.0 = loss_probability;
-        options.duplicate.probability.0 = duplicate_probability;
-        let mut rate64 = None;
-        for (kind, value) in attributes(bytes.get(QOPT_LEN..).ok_or(short)?) {
-            let short = DecodeError::ShortAttribute { kind, len: value.len() };
-            match kind {
-                attr::LATENCY64 => options.latency_ns = read_i64(value, 0).ok_or(short)?,
-                attr::JITTER64 => options.jitter_ns = read_i64(value, 0).ok_or(short)?,
-                attr::CORR => {
-                    let [delay, loss, duplicate] = read_u32s(value).ok_or(short)?;
-                    options.delay_correlation.0 = delay;
-                    options.loss.correlation.0 = loss;
-                    options.duplicate.correlation.0 = duplicate;
-                }
-                attr::REORDER => options.reorder = Correlated::read(value).ok_or(short)?,
-                attr::CORRUPT => options.corrupt = Correlated::read(value).ok_or(short)?,
-                attr::LOSS => options.loss_model = read_loss_model(value)?,
-                attr::RATE64 => {
-                    rate64 = Some(array(value, 0).map(u64::from_ne_bytes).ok_or(short)?)
-                }
-                attr::RATE => {
-                    let [low, packet_overhead, cell_bytes, cell_overhead] =
-                        read_u32s(value).ok_or(short)?;
-                    options.rate = Some(Rate {
-                        bytes_per_s: u64::from(low),
-                        packet_overhead: packet_overhead as i32,
-                        cell_bytes,
-                        cell_overhead: cell_overhead as i32,
-                    });
-                }
-                attr::ECN => options.ecn = read_u32s(value).ok_or(short)? != [0],
-                attr::SLOT => options.slot = Some(Slot::read(value).ok_or(short)?),
-                attr::PRNG_SEED => {
-                    options.prng_seed = Some(array(value, 0).map(u64::from_ne_bytes).ok_or(short)?);
-                }
-                // Padding, delay tables, and what later kernels add.
-                _ => {}
+            SlotTiming::Distributed { mean, spread, .. } => {
+                Self { dist_delay_ns: ns(*mean), dist_jitter_ns: ns(*spread), ..most }
             }
         }
-        if let (Some(rate), Some(bytes_per_s)) = (options.rate.as_mut(), rate64) {
-            rate.bytes_per_s = bytes_per_s;
-        }
-        Ok(options)
     }
+}
 
+fn ns(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
+
+impl NetemOptions {
     /// A kernel dumps a rate of 0 and a seed of its own where none was set; this is what it says
     /// about everything that was asked for in `asked`.
     #[must_use]
@@ -282,75 +190,25 @@ impl NetemOptions {
         }
         self
     }
-}
 
-impl Correlated {
-    fn bytes(self) -> Vec<u8> {
-        u32s(&[self.probability.0, self.correlation.0])
+    /// Options of the command line that were asked for and of which `dump`, the kernel's answer,
+    /// knows nothing. A kernel passes over attributes that came after its time.
+    #[must_use]
+    pub fn unknown_to(&self, dump: &Self) -> Vec<&'static str> {
+        let pairs = [
+            ("--rate", self.rate.is_some(), dump.rate.is_some()),
+            ("--ecn", self.ecn, dump.ecn),
+            ("--slot", self.slot.is_some(), dump.slot.is_some()),
+            ("--seed", self.prng_seed.is_some(), dump.prng_seed.is_some()),
+            (
+                "--loss-state or --loss-gemodel",
+                self.loss_model.is_some(),
+                dump.loss_model.is_some(),
+            ),
+        ];
+        let unknown = |(name, asked, known): (_, bool, bool)| (asked && !known).then_some(name);
+        pairs.into_iter().filter_map(unknown).collect()
     }
-
-    fn read(value: &[u8]) -> Option<Self> {
-        let [probability, correlation] = read_u32s(value)?;
-        Some(Self { probability: Probability(probability), correlation: Probability(correlation) })
-    }
-}
-
-impl Slot {
-    fn bytes(self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(40);
-        bytes.extend_from_slice(&self.min_delay_ns.to_ne_bytes());
-        bytes.extend_from_slice(&self.max_delay_ns.to_ne_bytes());
-        bytes.extend_from_slice(&self.max_packets.to_ne_bytes());
-        bytes.extend_from_slice(&self.max_bytes.to_ne_bytes());
-        bytes.extend_from_slice(&self.dist_delay_ns.to_ne_bytes());
-        bytes.extend_from_slice(&self.dist_jitter_ns.to_ne_bytes());
-        bytes
-    }
-
-    fn read(value: &[u8]) -> Option<Self> {
-        Some(Self {
-            min_delay_ns: read_i64(value, 0)?,
-            max_delay_ns: read_i64(value, 8)?,
-            max_packets: array(value, 16).map(i32::from_ne_bytes)?,
-            max_bytes: array(value, 20).map(i32::from_ne_bytes)?,
-            dist_delay_ns: read_i64(value, 24)?,
-            dist_jitter_ns: read_i64(value, 32)?,
-        })
-    }
-}
-
-fn read_loss_model(value: &[u8]) -> Result<Option<LossModel>, DecodeError> {
-    for (kind, inner) in attributes(value) {
-        let short = DecodeError::ShortAttribute { kind: attr::LOSS, len: inner.len() };
-        match kind {
-            loss::GI => {
-                let p: [u32; 5] = read_u32s(inner).ok_or(short)?;
-                return Ok(Some(LossModel::FourState(p.map(Probability))));
-            }
-            loss::GE => {
-                let p: [u32; 4] = read_u32s(inner).ok_or(short)?;
-                return Ok(Some(LossModel::GilbertElliot(p.map(Probability))));
-            }
-            _ => {}
-        }
-    }
-    Ok(None)
-}
-
-fn u32s(values: &[u32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_ne_bytes()).collect()
-}
-
-fn read_u32s<const N: usize>(bytes: &[u8]) -> Option<[u32; N]> {
-    let mut values = [0; N];
-    for (index, value) in values.iter_mut().enumerate() {
-        *value = array(bytes, index * 4).map(u32::from_ne_bytes)?;
-    }
-    Some(values)
-}
-
-fn read_i64(bytes: &[u8], at: usize) -> Option<i64> {
-    array(bytes, at).map(i64::from_ne_bytes)
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub mod flag {
     pub const DUMP_INTR: u16 = 0x10;
     /// Return every match (`NLM_F_ROOT | NLM_F_MATCH`).
     pub const DUMP: u16 = 0x300;
+    /// Take the place of what is there. The same bit as `NLM_F_ROOT`.
+    pub const REPLACE: u16 = 0x100;
     /// Refuse if it exists.
     pub const EXCL: u16 = 0x200;
     /// Make it if it does not exist.

@@ -36,7 +36,7 @@ pub enum Action {
         /// Interface, allowed.
         device: String,
         /// What it gets, allowed and in range.
-        impairment: Impairment,
+        impairment: Box<Impairment>,
         /// Time without a word after which it ends.
         lease: Duration,
     },
@@ -176,7 +176,7 @@ impl Session {
         let impairment =
             Impairment::fixed_delay(delay).map_err(|error| invalid(error.to_string()))?;
         self.policy.may_impair(device, &self.place, delay).map_err(forbidden)?;
-        Ok(Action::Impair { device: device.clone(), impairment, lease })
+        Ok(Action::Impair { device: device.clone(), impairment: Box::new(impairment), lease })
     }
 
     /// A service was found; `device` is the interface to impair by default, and `place` where all

@@ -9,7 +9,7 @@ use agent_common::{
 
 use super::kernel::{Impair, Kernel, Measure, Service};
 use crate::{
-    inject::{self, ActiveImpairment, End, EngineChoice, Outcome, Scope},
+    inject::{self, ActiveImpairment, Direction, End, EngineChoice, Outcome, Scope},
     model::{aggregate::Counters, impairment::Impairment, permission::Place, plan, text},
     sys::{
         clock,
@@ -121,7 +121,12 @@ impl Service for Local {
         device: &str,
         impairment: &Impairment,
     ) -> Result<Box<dyn Impair>, ErrorReply> {
-        let scope = Scope { netns: self.found.netns.clone(), device: device.to_owned() };
+        let scope = Scope {
+            netns: self.found.netns.clone(),
+            device: device.to_owned(),
+            direction: Direction::Egress,
+            replace: false,
+        };
         let active = inject::apply(impairment, &scope, EngineChoice::Auto).map_err(kernel)?;
         Ok(Box::new(active))
     }

@@ -20,7 +20,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::link;
-use super::qdisc::{self, Before};
+use super::netem::{self, Before};
 
 /// What a guardian watches over. It is started inside the namespace, so that is not named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,10 +130,10 @@ pub fn guard(ward: &str) -> anyhow::Result<()> {
     signals.thread_block()?;
     nix::unistd::setsid()?;
     let mut route = link::open()?;
-    let _name = UnixDatagram::bind_addr(&address(ward.index, ward.before.own)?);
+    let _name = UnixDatagram::bind_addr(&address(ward.index, ward.before.own())?);
     io::stdout().write_all(&[READY])?;
     io::stdout().flush()?;
     io::stdin().read_to_end(&mut Vec::new())?;
-    qdisc::restore(&mut route, ward.index, &ward.before)?;
+    netem::restore(&mut route, ward.index, &ward.before)?;
     Ok(())
 }

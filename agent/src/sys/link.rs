@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::netlink::{Conn, NETLINK_ROUTE, Refusal};
-use crate::model::nlmsg::{self, Attrs, Message};
+use crate::model::nlmsg::{self, Attrs, Message, flag};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -12,7 +12,10 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
+/// `IFLA_INFO_KIND`, within [`IFLA_LINKINFO`].
+const INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFF_UP: u32 = 1;
 /// Length of `struct ifinfomsg`.
 const IFINFOMSG: usize = 16;
 
@@ -90,6 +93,37 @@ pub fn get(route: &mut Conn, index: i32) -> Result<Link, Refusal> {
 /// The kernel's refusal.
 pub fn set_tx_queue_len(route: &mut Conn, index: i32, packets: u32) -> Result<(), Refusal> {
     route.request(RTM_NEWLINK, 0, &ifinfomsg(index).put_u32(IFLA_TXQLEN, packets))
+}
+
+/// Makes an interface of `kind`, such as `ifb`.
+///
+/// # Errors
+/// The kernel's refusal: `EEXIST` if the name is taken, `EOPNOTSUPP` if it lacks the kind.
+pub fn add(route: &mut Conn, name: &str, kind: &str) -> Result<(), Refusal> {
+    let content = ifinfomsg(0)
+        .put_text(IFLA_IFNAME, name)
+        .put_nested(IFLA_LINKINFO, Attrs::new().put_text(INFO_KIND, kind));
+    route.request(RTM_NEWLINK, flag::CREATE | flag::EXCL, &content)
+}
+
+/// Brings an interface up.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn set_up(route: &mut Conn, index: i32) -> Result<(), Refusal> {
+    let mut bytes = ifinfomsg(index).as_bytes().to_vec();
+    // ifi_flags and ifi_change.
+    bytes[8..12].copy_from_slice(&IFF_UP.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&IFF_UP.to_ne_bytes());
+    route.request(RTM_NEWLINK, 0, &Attrs::new().raw(&bytes))
+}
+
+/// Deletes an interface.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn delete(route: &mut Conn, index: i32) -> Result<(), Refusal> {
+    route.request(RTM_DELLINK, 0, &ifinfomsg(index))
 }
 
 /// Opens a socket for rtnetlink in the calling thread's namespace.

@@ -15,8 +15,9 @@ pub use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 
 /// The kernel answers at once; this only keeps a fault from becoming a hang.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// More than any message of the subsystems in use.
-const DATAGRAM: usize = 64 << 10;
+/// More than any message of the subsystems in use: a refusal repeats a request with two distribution
+/// tables.
+const DATAGRAM: usize = 128 << 10;
 
 /// `NLMSGERR_ATTR_MSG`: what the kernel has to say about an error.
 const EXTACK_TEXT: u16 = 1;

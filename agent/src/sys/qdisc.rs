@@ -12,22 +12,23 @@ use serde::{Deserialize, Serialize};
 
 use super::link;
 use super::netlink::{Conn, Refusal};
-use crate::model::impairment::Impairment;
-use crate::model::netem::NetemOptions;
+use super::tree;
+use crate::model::netem::{DecodeError, NetemOptions, Request};
 use crate::model::nlmsg::{self, Attrs, flag};
+use crate::model::qdisc_tree::Tree;
 
-const RTM_NEWQDISC: u16 = 36;
-const RTM_DELQDISC: u16 = 37;
-const RTM_GETQDISC: u16 = 38;
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
+pub(super) const RTM_NEWQDISC: u16 = 36;
+pub(super) const RTM_DELQDISC: u16 = 37;
+pub(super) const RTM_GETQDISC: u16 = 38;
+pub(super) const TCA_KIND: u16 = 1;
+pub(super) const TCA_OPTIONS: u16 = 2;
 const TCA_STATS2: u16 = 7;
 /// `TCA_STATS_QUEUE`: `struct gnet_stats_queue`, of which the first u32 is the packets it holds, and
 /// the third drops.
 const TCA_STATS_QUEUE: u16 = 3;
 const TC_H_ROOT: u32 = 0xffff_ffff;
 /// Length of `struct tcmsg`.
-const TCMSG: usize = 20;
+pub(super) const TCMSG: usize = 20;
 
 /// Major numbers of our handles, `5d00:` to `5dff:`. The kernel gives those from `8001:` on to qdiscs
 /// that are added without a handle (qdisc_alloc_handle), and people use small ones.
@@ -65,6 +66,14 @@ impl Root {
         self.is_ours() && self.handle == handle
     }
 
+    /// What the kernel says about netem's options; None if it is another kind.
+    ///
+    /// # Errors
+    /// The kernel's answer cannot be read.
+    pub fn netem(&self) -> Option<Result<NetemOptions, DecodeError>> {
+        (self.kind == KIND).then(|| NetemOptions::decode(&self.options))
+    }
+
     /// Its handle as tc writes it.
     #[must_use]
     pub fn handle_text(&self) -> String {
@@ -88,6 +97,9 @@ pub struct Before {
     pub tx_queue_len: u32,
     /// Handle of ours, see [`own_handle`].
     pub own: u32,
+    /// What somebody had configured and wants to have back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<Tree>,
 }
 
 /// What [`restore`] did.
@@ -113,9 +125,31 @@ pub enum QdiscError {
         /// Handle, such as `1:`.
         handle: String,
     },
+    /// Somebody else's, that could not be put back.
+    #[error("root qdisc {kind} cannot be put back: {reason}")]
+    Irreplaceable {
+        /// Kind, such as `mq`.
+        kind: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Somebody else filters what arrives.
+    #[error("a qdisc {kind} for what arrives is somebody else's")]
+    ForeignIngress {
+        /// `clsact` or `ingress`.
+        kind: String,
+    },
     /// The interface is gone.
     #[error("the interface is gone")]
     NoDevice,
+    /// The kernel passed over something.
+    #[error("kernel {kernel} does not know {options}, and passed over it")]
+    Unknown {
+        /// Release of the kernel.
+        kernel: String,
+        /// The options of the command line.
+        options: String,
+    },
     /// It is not what was asked for.
     #[error("asked for {asked}, but the kernel has {got}")]
     ReadBack {
@@ -138,7 +172,7 @@ pub enum QdiscError {
 }
 
 impl QdiscError {
-    fn refused(action: &'static str) -> impl FnOnce(Refusal) -> Self {
+    pub(super) fn refused(action: &'static str) -> impl FnOnce(Refusal) -> Self {
         move |refusal| match refusal.errno {
             Errno::ENODEV => Self::NoDevice,
             _ => Self::Refused { action, refusal },
@@ -146,7 +180,7 @@ impl QdiscError {
     }
 }
 
-fn tcmsg(index: i32, handle: u32, parent: u32) -> Attrs {
+pub(super) fn tcmsg(index: i32, handle: u32, parent: u32) -> Attrs {
     let mut bytes = [0; TCMSG];
     bytes[4..8].copy_from_slice(&index.to_ne_bytes());
     bytes[8..12].copy_from_slice(&handle.to_ne_bytes());
@@ -194,19 +228,22 @@ fn parse(body: &[u8]) -> Option<Root> {
 }
 
 /// How interface `index` is now, for [`restore`], with the handle that ours will have. Call it
-/// before [`add`].
+/// before [`add`]. A root qdisc that somebody configured is remembered with all that hangs on it if
+/// it is to be replaced.
 ///
 /// # Errors
-/// It has a root qdisc that is not the kernel's default, or is gone.
-pub fn look(route: &mut Conn, index: i32, own: u32) -> Result<Before, QdiscError> {
+/// It has such a qdisc and `replace` is false, or it cannot be put back; or the interface is gone.
+pub fn look(route: &mut Conn, index: i32, own: u32, replace: bool) -> Result<Before, QdiscError> {
     let root = root(route, index)?;
     if root.is_ours() {
         return Err(QdiscError::Exists);
     }
-    if root.handle != 0 {
-        return Err(QdiscError::Foreign { handle: root.handle_text(), kind: root.kind });
-    }
-    Ok(Before { kind: root.kind, tx_queue_len: tx_queue_len(route, index)?, own })
+    let tree = match (root.handle, replace) {
+        (0, _) => None,
+        (_, true) => Some(tree::remember(route, index, &root.kind)?),
+        _ => return Err(QdiscError::Foreign { handle: root.handle_text(), kind: root.kind }),
+    };
+    Ok(Before { kind: root.kind, tx_queue_len: tx_queue_len(route, index)?, own, tree })
 }
 
 fn tx_queue_len(route: &mut Conn, index: i32) -> Result<u32, QdiscError> {
@@ -216,26 +253,26 @@ fn tx_queue_len(route: &mut Conn, index: i32) -> Result<u32, QdiscError> {
 }
 
 /// Adds netem as the root qdisc of interface `index`, reads it back, and returns the delay that the
-/// kernel has.
+/// kernel has. Tables are not compared: no kernel tells them.
 ///
 /// # Errors
 /// [`QdiscError`]; nothing is left then.
 pub fn add(
     route: &mut Conn,
     index: i32,
-    impairment: &Impairment,
+    request: &Request,
     before: &Before,
 ) -> Result<Duration, QdiscError> {
-    let asked = NetemOptions::from(impairment);
     // TCA_OPTIONS of netem is its struct followed by attributes: not marked as nested.
     let content = tcmsg(index, before.own, TC_H_ROOT)
         .put_text(TCA_KIND, KIND)
-        .put(TCA_OPTIONS, asked.encode().as_bytes());
-    match route.request(RTM_NEWQDISC, flag::CREATE | flag::EXCL, &content) {
+        .put(TCA_OPTIONS, request.encode().as_bytes());
+    let how = if before.tree.is_some() { flag::REPLACE } else { flag::EXCL };
+    match route.request(RTM_NEWQDISC, flag::CREATE | how, &content) {
         Ok(()) => {}
         // Somebody was faster than the look before.
         Err(Refusal { errno: Errno::EEXIST, .. }) => {
-            return look(route, index, before.own).and(Err(QdiscError::Exists));
+            return look(route, index, before.own, false).and(Err(QdiscError::Exists));
         }
         Err(refusal) => {
             // The kernel sets the length of the transmit queue before it reads the options.
@@ -243,7 +280,7 @@ pub fn add(
             return Err(QdiscError::refused("add netem")(refusal));
         }
     }
-    let read_back = read_back(route, index, &asked, before.own);
+    let read_back = read_back(route, index, &request.options, before.own);
     if read_back.is_err() {
         restore(route, index, before)?;
     }
@@ -257,9 +294,16 @@ fn read_back(
     own: u32,
 ) -> Result<Duration, QdiscError> {
     let root = root(route, index)?;
-    let got = NetemOptions::decode(&root.options).map(|options| options.seen_through(asked));
-    if root.is_own(own) && got == Ok(*asked) {
+    let got = NetemOptions::decode(&root.options);
+    if root.is_own(own) && got.map(|options| options.seen_through(asked)) == Ok(*asked) {
         return Ok(Duration::from_nanos(u64::try_from(asked.latency_ns).unwrap_or(0)));
+    }
+    let unknown = got.map(|dump| asked.unknown_to(&dump)).unwrap_or_default();
+    if root.is_ours() && !unknown.is_empty() {
+        let kernel = nix::sys::utsname::uname()
+            .map(|name| name.release().to_string_lossy().into_owned())
+            .unwrap_or_default();
+        return Err(QdiscError::Unknown { kernel, options: unknown.join(", ") });
     }
     Err(QdiscError::ReadBack {
         asked: format!("{KIND} {asked:?}"),
@@ -274,7 +318,7 @@ fn read_back(
 /// The kernel refused, or the interface is not as it was.
 pub fn restore(route: &mut Conn, index: i32, before: &Before) -> Result<Restored, QdiscError> {
     let mut done = Restored::default();
-    match take_away(route, index, before.own, &mut done)
+    match take_away(route, index, before, &mut done)
         .and_then(|()| put_right(route, index, before, done.removed))
     {
         Ok(()) | Err(QdiscError::NoDevice) => Ok(done),
@@ -285,18 +329,36 @@ pub fn restore(route: &mut Conn, index: i32, before: &Before) -> Result<Restored
 fn take_away(
     route: &mut Conn,
     index: i32,
-    own: u32,
+    before: &Before,
     done: &mut Restored,
 ) -> Result<(), QdiscError> {
     let found = root(route, index)?;
-    if !found.is_own(own) {
+    if !found.is_own(before.own) {
         return Ok(());
     }
-    match route.request(RTM_DELQDISC, 0, &tcmsg(index, own, TC_H_ROOT)) {
+    if let Some(tree) = &before.tree {
+        tree::put_back(route, index, tree)?;
+        *done = Restored { removed: true, lost: found.held };
+        return Ok(());
+    }
+    match route.request(RTM_DELQDISC, 0, &tcmsg(index, before.own, TC_H_ROOT)) {
         Ok(()) => *done = Restored { removed: true, lost: found.held },
         // Somebody was faster; what is there now has another handle.
         Err(Refusal { errno: Errno::ENOENT | Errno::EINVAL, .. }) => {}
         Err(refusal) => return Err(QdiscError::refused("remove netem")(refusal)),
+    }
+    Ok(())
+}
+
+/// Undoes what adding a qdisc did to an empty transmit queue. Any other length is somebody's wish.
+pub(super) fn put_queue_right(
+    route: &mut Conn,
+    index: i32,
+    before_packets: u32,
+) -> Result<(), QdiscError> {
+    if before_packets == 0 && tx_queue_len(route, index)? == KERNELS_TX_QUEUE_LEN {
+        link::set_tx_queue_len(route, index, before_packets)
+            .map_err(QdiscError::refused("set the length of the transmit queue"))?;
     }
     Ok(())
 }
@@ -310,13 +372,12 @@ fn put_right(
     removed: bool,
 ) -> Result<(), QdiscError> {
     let now = root(route, index)?;
-    if now.handle == 0
-        && before.tx_queue_len == 0
-        // Any other length is somebody's wish.
-        && tx_queue_len(route, index)? == KERNELS_TX_QUEUE_LEN
-    {
-        link::set_tx_queue_len(route, index, before.tx_queue_len)
-            .map_err(QdiscError::refused("set the length of the transmit queue"))?;
+    let tree_is_back = removed && before.tree.is_some();
+    if now.handle == 0 || tree_is_back {
+        put_queue_right(route, index, before.tx_queue_len)?;
+    }
+    if tree_is_back {
+        return Ok(());
     }
     // An interface that went up or down meanwhile shows another default.
     let shown = now.kind != HIDDEN && before.kind != HIDDEN;
@@ -338,8 +399,9 @@ fn put_right(
 /// What is missing.
 pub fn probe() -> Result<(), QdiscError> {
     let mut route = link::open().map_err(QdiscError::refused("open rtnetlink"))?;
-    let before = look(&mut route, 1, own_handle(0))?;
-    let trial = Impairment { delay: Duration::from_millis(1) };
+    let before = look(&mut route, 1, own_handle(0), false)?;
+    let options = NetemOptions { latency_ns: 1_000_000, limit_packets: 1, ..Default::default() };
+    let trial = Request { options, ..Request::default() };
     add(&mut route, 1, &trial, &before)?;
     restore(&mut route, 1, &before).map(drop)
 }

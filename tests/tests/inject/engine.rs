@@ -4,7 +4,9 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use agent::inject::{EngineChoice, Impairment, InjectError, Scope, apply, engines_available};
+use agent::inject::{
+    Direction, EngineChoice, Impairment, InjectError, Scope, apply, engines_available,
+};
 use agent::model::impairment::Engine;
 use agent::sys::link;
 use agent::sys::netlink::Refusal;
@@ -109,7 +111,9 @@ fn somebody_elses_root_qdisc_is_left_alone() -> Result<()> {
 fn the_library_tells_what_is_in_force_and_clears_when_dropped() -> Result<()> {
     let bench = Bench::new()?;
     let before = bench.state()?;
-    let scope = Scope { netns: Netns::named(&bench.server())?, device: "eth0".to_owned() };
+    let netns = Netns::named(&bench.server())?;
+    let scope =
+        Scope { netns, device: "eth0".to_owned(), direction: Direction::Egress, replace: false };
     let impairment = Impairment::fixed_delay(Duration::from_millis(20))?;
     let nfqueue = EngineChoice::Nfqueue;
     let active = apply(&impairment, &scope, nfqueue)?;
@@ -209,7 +213,8 @@ fn the_length_of_the_transmit_queue_is_put_right() -> Result<()> {
             let links = link::list(&mut route)?;
             let index = links.iter().find(|link| link.name == DEVICE).context("no eth0")?.index;
             let own = qdisc::own_handle(1);
-            let before = Before { kind: "noqueue".to_owned(), tx_queue_len: before, own };
+            let before =
+                Before { kind: "noqueue".to_owned(), tx_queue_len: before, own, tree: None };
             let done = qdisc::restore(&mut route, index, &before)?;
             assert!(!done.removed);
             anyhow::Ok(link::get(&mut route, index)?.tx_queue_len)

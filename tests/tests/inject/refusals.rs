@@ -66,6 +66,68 @@ fn delays_that_make_no_sense() -> Result<()> {
 }
 
 #[test]
+fn impairments_that_contradict_themselves() -> Result<()> {
+    let bench = Bench::new()?;
+    let mut table = tempfile::NamedTempFile::new()?;
+    let path = table.path().display().to_string();
+    std::io::Write::write_all(&mut table, b"1 2 three\n")?;
+    let malformed = format!("--delay 1ms --jitter 1ms --distribution {path}");
+    let malformed_words = [path.as_str(), "line 1: `three`"];
+    let table: (&str, &[&str]) = (&malformed, &malformed_words);
+    for (what, words) in [
+        ("--loss 101%", &["--loss", "`101%` is above 100%"][..]),
+        ("--loss 5", &["--loss", "`5` has no % sign"]),
+        ("--corrupt 0%", &["corrupt is 0%", "leave it out"]),
+        ("--delay 1ms --jitter 3s", &["jitter 3s is above", "2.147483647s"]),
+        ("--delay 0ms --reorder 25%", &["reorder", "--delay"]),
+        ("--loss-state 1% 60% 60%", &["60% + 60%", "lower one"]),
+        ("--rate 10kbps", &["--rate", "`kbps`", "kB/s"]),
+        ("--rate 1mbit --cell-overhead 5", &["cell overhead", "--cell-size"]),
+        ("--slot 5ms 1ms", &["slot 1ms is shorter than 5ms"]),
+        ("--slot 1ms --slot-packets 0", &["slot packets is zero"]),
+        ("--delay 1ms --limit 0", &["limit is zero"]),
+        ("--delay 1ms --jitter 1ms --distribution nowhere.dist", &["`nowhere.dist`", "normal"]),
+        table,
+    ] {
+        for detach in ["", " --detach"] {
+            refused(&bench, &format!("add --dev eth0 --netns NS {what}{detach}"), 1, words)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_an_engine_lacks_is_refused() -> Result<()> {
+    let bench = Bench::new()?;
+    let add = "add --dev eth0 --netns NS --engine nfqueue --delay 1ms";
+    for lacking in ["--duplicate 1%", "--corrupt 1%"] {
+        let (option, _) = lacking.split_once(' ').unwrap_or_default();
+        let words = ["engine nfqueue cannot do", option, "--engine netem"];
+        refused(&bench, &format!("{add} {lacking}"), 1, &words)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_limit_that_drops_is_told_and_taken() -> Result<()> {
+    let bench = Bench::new()?;
+    let before = bench.state()?;
+    let add = "add --dev eth0 --netns NS --delay 100ms --limit 100 --detach";
+    let output = bench.run(add)?;
+    let complaint = String::from_utf8(output.stderr)?;
+    assert!(output.status.success(), "{complaint}");
+    let warning = "warning: more than 1000 packets per second are dropped: the limit of 100 packets \
+                   divided by 100ms";
+    assert!(complaint.starts_with(warning), "{complaint}");
+    let lines = bench.listed()?;
+    assert_eq!(lines[0]["impairment"]["limit_packets"], 100);
+    assert_eq!(lines[0]["description"], "delayed by 100ms; dropped when 100 are held");
+    bench.succeed("clear --netns NS")?;
+    bench.wait_until_clean(&before)?;
+    Ok(())
+}
+
+#[test]
 fn command_lines_that_cannot_be_read() -> Result<()> {
     let bench = Bench::new()?;
     refused(&bench, "add --delay 100ms", 2, &["--dev"])?;

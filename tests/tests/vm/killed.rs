@@ -144,13 +144,13 @@ fn what_is_another_agents_is_left_alone() -> Result<()> {
 }
 
 fn a_late_guardian_leaves_the_next_agents_qdisc(bench: &Bench) -> Result<()> {
-    let impairment = Impairment::fixed_delay(Duration::from_millis(50))?;
+    let request = Request::from(&Impairment::fixed_delay(Duration::from_millis(50))?);
     bench.inside(Side::Server, || {
         let mut route = link::open()?;
         let index = device(&mut route)?.index;
-        let dead = qdisc::look(&mut route, index, qdisc::own_handle(1))?;
-        let next = qdisc::look(&mut route, index, qdisc::own_handle(2))?;
-        qdisc::add(&mut route, index, &impairment, &next)?;
+        let dead = qdisc::look(&mut route, index, qdisc::own_handle(1), false)?;
+        let next = qdisc::look(&mut route, index, qdisc::own_handle(2), false)?;
+        qdisc::add(&mut route, index, &request, &next)?;
         assert!(!qdisc::restore(&mut route, index, &dead)?.removed);
         assert!(qdisc::root(&mut route, index)?.is_own(next.own));
         assert!(qdisc::restore(&mut route, index, &next)?.removed);

@@ -116,7 +116,7 @@ impl Plan<'_> {
         });
         let mut binaries = built.unwrap_or_default();
         // Virtual machines last: they take longest to say what went wrong.
-        binaries.sort_by_key(|(name, _)| (name.starts_with("vm"), name.clone()));
+        binaries.sort_by_key(|(name, _)| (boots(name), name.clone()));
         let one = self.filter.filter(|filter| binaries.iter().any(|(name, _)| name == filter));
         for (name, path) in binaries {
             let wanted = one.map_or(self.long || !name.starts_with("long"), |one| one == name);
@@ -124,7 +124,7 @@ impl Plan<'_> {
                 continue;
             }
             summary.group(&name, || {
-                if name.starts_with("vm") {
+                if boots(&name) {
                     // As the user, who shall be able to remove it.
                     vm::fetch()?;
                 }
@@ -134,6 +134,11 @@ impl Plan<'_> {
             });
         }
     }
+}
+
+/// Whether a test binary, by its name, boots virtual machines.
+fn boots(name: &str) -> bool {
+    name.strip_prefix("long_").unwrap_or(name).starts_with("vm")
 }
 
 /// Compiles the privileged tests; returns their names and binaries.
@@ -215,7 +220,7 @@ fn tests(command: &mut Command, show: &mut dyn Write) -> Result<Counts> {
 
 #[cfg(test)]
 mod unit {
-    use super::{test_binary, tests};
+    use super::{boots, test_binary, tests};
     use std::process::Command;
 
     #[test]
@@ -230,6 +235,12 @@ mod unit {
         assert_eq!(test_binary(&message("lib", r#""/t/tests-1""#)), None);
         assert_eq!(test_binary(&message("test", "null")), None);
         assert_eq!(test_binary("warning: unused"), None);
+    }
+
+    #[test]
+    fn machines_are_booted_by_name() {
+        assert_eq!(["vm", "vm_netem", "long_vm_netem"].map(boots), [true; 3]);
+        assert_eq!(["inject", "long_storm", "lab"].map(boots), [false; 3]);
     }
 
     #[test]

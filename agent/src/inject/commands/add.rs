@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use agent_common::duration;
 use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::options::{EXAMPLES, Options};
 use super::{Namespace, outcome_text, say};
 use crate::inject::active::{ActiveImpairment, End, Scope, apply};
 use crate::inject::engines::require_root;
 use crate::inject::error::{InjectError, clear_command};
-use crate::model::impairment::{Engine, EngineChoice, Impairment};
+use crate::model::impairment::{Direction, Engine, EngineChoice};
 use crate::sys::netns::Netns;
 use crate::sys::stops;
 
@@ -24,19 +24,27 @@ const SIGNAL_LATENCY: Duration = Duration::from_millis(20);
 const GO: u8 = b'g';
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Interface whose outgoing packets are delayed.
+    /// Interface whose packets are impaired.
     #[arg(long, value_name = "DEV")]
     dev: String,
     #[command(flatten)]
     namespace: Namespace,
-    /// Delay, such as 100ms, 1.5s or 250us; at most 60s.
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    delay: String,
-    /// How to delay.
+    #[command(flatten)]
+    options: Options,
+    /// Which packets: those that leave the interface, those that arrive, or both (a round trip then
+    /// takes the delay twice).
+    #[arg(long, value_enum, default_value_t)]
+    direction: Direction,
+    /// Put a root queueing discipline that somebody configured aside, and back afterwards with all
+    /// that hangs on it. What could not be put back (filters, netem's tables) is refused.
+    #[arg(long)]
+    replace: bool,
+    /// How to impair.
     #[arg(long, value_enum, default_value_t)]
     engine: EngineChoice,
-    /// Return as soon as the delay is in force; a background process holds it until
+    /// Return as soon as the impairment is in force; a background process holds it until
     /// `agent inject clear`.
     #[arg(long)]
     detach: bool,
@@ -46,9 +54,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let delay = duration::parse(&args.delay)?;
-    let impairment = Impairment::fixed_delay(delay).map_err(InjectError::from)?;
+    let impairment = args.options.impairment()?;
     require_root()?;
+    if !args.hold {
+        for warning in impairment.warnings() {
+            eprintln!("warning: {warning}");
+        }
+    }
     if args.detach {
         return detach(args);
     }
@@ -61,12 +73,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if args.hold {
         nix::unistd::setsid().context("cannot leave the terminal")?;
+        // Files were read from where the command was given; from now on it holds no place.
+        std::env::set_current_dir("/").context("cannot leave the directory")?;
     }
     let netns = match args.namespace.given()? {
         Some(netns) => netns,
         None => Netns::current().map_err(InjectError::from)?,
     };
-    let scope = Scope { netns, device: args.dev.clone() };
+    let scope =
+        Scope { netns, device: args.dev.clone(), direction: args.direction, replace: args.replace };
     let active = apply(&impairment, &scope, args.engine)?;
     describe(&active, &scope);
     if args.hold {
@@ -88,18 +103,27 @@ impl Args {
 }
 
 fn describe(active: &ActiveImpairment, scope: &Scope) {
-    let delay = duration::format(active.delay());
     let netns = scope.netns.label();
     say(&format!(
-        "everything that leaves {} in network namespace {netns} is delayed by {delay}\n\
+        "everything that {} {} in network namespace {netns} is {}\n\
          engine {} ({})",
+        way(active.direction()),
         active.device(),
+        active.impairment(),
         active.engine(),
         active.why_engine(),
     ));
     if active.engine() == Engine::Nfqueue {
         say("with this engine a TCP connection keeps about two segments on their way: what is \
              longer than 2 KB takes more than one delay to send");
+    }
+}
+
+fn way(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "leaves",
+        Direction::Ingress => "arrives at",
+        Direction::Both => "leaves or arrives at",
     }
 }
 
@@ -118,13 +142,13 @@ fn hold(active: ActiveImpairment, ending: &AtomicBool) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts this program again in the background and waits until the delay is in force there.
+/// Starts this program again in the background and waits until the impairment is in force there.
 fn detach(args: &Args) -> anyhow::Result<ExitCode> {
+    // The same words again, but for one.
+    let words = std::env::args_os().skip(1);
+    let words = words.map(|word| if word == "--detach" { "--hold".into() } else { word });
     let mut child = Command::new("/proc/self/exe")
-        .args(["inject", "add", "--hold", "--dev", &args.dev, "--delay", &args.delay])
-        .args(["--engine", engine_argument(args.engine)])
-        .args(args.namespace.arguments())
-        .current_dir("/")
+        .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -164,12 +188,4 @@ fn hand_over() -> anyhow::Result<bool> {
     let len = std::io::stdin().read(&mut word)?;
     nix::unistd::dup2_stdin(&null)?;
     Ok(len == 1 && word[0] == GO)
-}
-
-fn engine_argument(choice: EngineChoice) -> &'static str {
-    match choice {
-        EngineChoice::Auto => "auto",
-        EngineChoice::Netem => "netem",
-        EngineChoice::Nfqueue => "nfqueue",
-    }
 }

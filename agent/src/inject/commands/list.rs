@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use agent_common::duration;
 use serde::Serialize;
 
 use super::{ms, say};
@@ -10,7 +9,7 @@ use crate::inject::active::Outcome;
 use crate::inject::control::{Answer, Question, ask};
 use crate::inject::engines::require_root;
 use crate::inject::registry::{self, Entry};
-use crate::model::impairment::{Engine, Receipt};
+use crate::model::impairment::{Direction, Engine, Impairment, Receipt};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -24,8 +23,13 @@ pub(super) struct Args {
 struct Line {
     device: String,
     netns: String,
+    direction: Direction,
     engine: Engine,
     delay_ns: u64,
+    /// The whole impairment.
+    impairment: Impairment,
+    /// The same in words.
+    description: String,
     pid: u32,
     /// Seconds since 1970.
     since: u64,
@@ -65,8 +69,11 @@ fn line(entry: &Entry) -> Line {
     Line {
         device: entry.device.clone(),
         netns: entry.netns.clone(),
+        direction: entry.direction,
         engine: entry.engine,
         delay_ns: u64::try_from(entry.impairment.delay.as_nanos()).unwrap_or(u64::MAX),
+        impairment: entry.impairment.clone(),
+        description: entry.impairment.to_string(),
         pid: entry.pid,
         since: entry.since,
         state,
@@ -75,9 +82,27 @@ fn line(entry: &Entry) -> Line {
     }
 }
 
+fn way(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "out",
+        Direction::Ingress => "in",
+        Direction::Both => "both",
+    }
+}
+
 fn table(lines: &[Line]) {
-    let header =
-        ["DEV", "NETNS", "DELAY", "ENGINE", "PID", "STATE", "PACKETS", "MEDIAN", "DROPPED"];
+    let header = [
+        "DEV",
+        "NETNS",
+        "WAY",
+        "ENGINE",
+        "PID",
+        "STATE",
+        "PACKETS",
+        "MEDIAN",
+        "DROPPED",
+        "IMPAIRMENT",
+    ];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(lines.iter().map(|line| {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
@@ -85,13 +110,14 @@ fn table(lines: &[Line]) {
         [
             line.device.clone(),
             line.netns.clone(),
-            duration::format(std::time::Duration::from_nanos(line.delay_ns)),
+            way(line.direction).to_owned(),
             line.engine.to_string(),
             line.pid.to_string(),
             line.state.replace('_', " "),
             or_dash(line.receipt.map(|receipt| receipt.packets.to_string())),
             or_dash(median),
             or_dash(line.dropped.map(|dropped| dropped.to_string())),
+            line.description.clone(),
         ]
     }));
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);

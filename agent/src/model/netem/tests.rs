@@ -3,8 +3,11 @@ use std::time::Duration;
 use proptest::option;
 use proptest::prelude::*;
 
+use super::codec::{attr, loss};
 use super::*;
-use crate::model::nlmsg::find;
+use crate::model::distribution::Distribution;
+use crate::model::impairment::{Jitter, Reorder};
+use crate::model::nlmsg::{attributes, find};
 
 fn delay_100ms() -> NetemOptions {
     NetemOptions::from(&Impairment::fixed_delay(Duration::from_millis(100)).unwrap())
@@ -100,13 +103,98 @@ fn truncated_options_are_refused() {
     );
 }
 
+fn u32s(values: &[u32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_ne_bytes()).collect()
+}
+
+/// Everything at once, each with a number of its own.
 #[test]
-fn probabilities_scale_to_the_whole_range() {
-    assert_eq!(Probability::from_fraction(1.0).0, u32::MAX);
-    assert_eq!(Probability::from_fraction(0.0).0, 0);
-    assert_eq!(Probability::from_fraction(-1.0).0, 0);
-    assert_eq!(Probability::from_fraction(f64::NAN).0, 0);
-    assert!((Probability::from_fraction(0.25).fraction() - 0.25).abs() < 1e-9);
+fn an_impairment_in_the_kernels_numbers() {
+    let ms = Duration::from_millis;
+    let percent = |text: &str| text.parse::<Probability>().unwrap();
+    let event = |text: &str| Correlated { probability: percent(text), correlation: percent("5%") };
+    let mut impairment = Impairment::fixed_delay(ms(100)).unwrap();
+    impairment.jitter = Some(Jitter {
+        spread: ms(10),
+        correlation: percent("25%"),
+        distribution: Distribution::Pareto,
+    });
+    impairment.loss = Some(Loss::gemodel(0.01, &[0.1, 0.7, 0.001]));
+    impairment.ecn = true;
+    impairment.duplicate = Some(event("2%"));
+    impairment.corrupt = Some(event("3%"));
+    impairment.reorder = Some(Reorder { which: event("4%"), gap: 7 });
+    let rate = Rate { bytes_per_s: 1, packet_overhead: 2, cell_bytes: 3, cell_overhead: 4 };
+    impairment.rate = Some(rate);
+    impairment.slot = Some(impairment::Slot {
+        timing: SlotTiming::Between { min: ms(1), max: ms(2) },
+        packets: Some(3),
+        bytes: Some(4),
+    });
+    impairment.limit_packets = Some(50);
+    impairment.seed = Some(9);
+    assert_eq!(impairment.check(), Ok(()));
+    let request = Request::from(&impairment);
+    let expected = NetemOptions {
+        latency_ns: 100_000_000,
+        jitter_ns: 10_000_000,
+        delay_correlation: percent("25%"),
+        limit_packets: 50,
+        loss: Correlated::default(),
+        loss_model: Some(LossModel::GilbertElliot([
+            percent("1%"),
+            percent("10%"),
+            Probability(u32::MAX - percent("70%").0),
+            percent("0.1%"),
+        ])),
+        duplicate: event("2%"),
+        reorder_gap: 7,
+        reorder: event("4%"),
+        corrupt: event("3%"),
+        rate: Some(rate),
+        ecn: true,
+        slot: Some(Slot {
+            min_delay_ns: 1_000_000,
+            max_delay_ns: 2_000_000,
+            max_packets: 3,
+            max_bytes: 4,
+            ..Slot::default()
+        }),
+        prng_seed: Some(9),
+    };
+    assert_eq!(request.options, expected);
+    let table = Distribution::Pareto.table().unwrap();
+    let bytes = request.encode();
+    let sent = find(&bytes.as_bytes()[QOPT_LEN..], attr::DELAY_DIST).unwrap();
+    assert_eq!(sent.len(), 2 * 4096);
+    assert_eq!(sent[..2], table[0].to_ne_bytes());
+    assert_eq!(find(&bytes.as_bytes()[QOPT_LEN..], attr::SLOT_DIST), None);
+    assert_eq!(NetemOptions::decode(bytes.as_bytes()), Ok(expected));
+}
+
+#[test]
+fn four_states_are_in_the_kernels_order() {
+    let mut impairment = Impairment::fixed_delay(Duration::from_millis(1)).unwrap();
+    // p13, p31, p32, p23, p14 as people write them; the kernel's struct has p14 before p23.
+    impairment.loss = Some(Loss::state(0.01, &[0.02, 0.03, 0.04, 0.05]));
+    let percents = ["1%", "2%", "3%", "5%", "4%"].map(|text| text.parse().unwrap());
+    let model = NetemOptions::from(&impairment).loss_model;
+    assert_eq!(model, Some(LossModel::FourState(percents)));
+}
+
+#[test]
+fn what_an_old_kernel_passes_over_is_named() {
+    let options = NetemOptions {
+        rate: Some(Rate { bytes_per_s: 1, ..Rate::default() }),
+        slot: Some(Slot::default()),
+        prng_seed: Some(1),
+        ..delay_100ms()
+    };
+    assert_eq!(options.unknown_to(&options), Vec::<&str>::new());
+    let dump = NetemOptions { prng_seed: None, ..options };
+    assert_eq!(options.unknown_to(&dump), ["--seed"]);
+    assert_eq!(options.unknown_to(&delay_100ms()), ["--rate", "--slot", "--seed"]);
+    assert_eq!(delay_100ms().unknown_to(&options), Vec::<&str>::new());
 }
 
 fn probability() -> impl Strategy<Value = Probability> {

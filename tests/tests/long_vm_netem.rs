@@ -1,0 +1,29 @@
+//! As `vm_netem.rs`, with ten times as many combinations of options.
+#![allow(clippy::panic, reason = "a test: what it found goes into the message")]
+
+#[path = "netem/cases.rs"]
+mod cases;
+#[path = "netem/conformance.rs"]
+mod conformance;
+#[path = "netem/directions.rs"]
+mod directions;
+#[path = "inject/support.rs"]
+#[allow(dead_code, reason = "shared with the tests of injection")]
+mod inject;
+#[path = "netem/replaced.rs"]
+mod replaced;
+
+use anyhow::Result;
+
+/// Combinations that are tried.
+const COUNT: u32 = 200;
+
+#[test]
+fn netem_is_what_tc_makes_it_under_6_1() -> Result<()> {
+    conformance::boot("6.1", COUNT)
+}
+
+#[test]
+fn netem_is_what_tc_makes_it_under_6_12() -> Result<()> {
+    conformance::boot("6.12", COUNT)
+}
