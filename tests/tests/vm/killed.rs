@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use agent::inject::Impairment;
+use agent::model::netem::Request;
 use agent::sys::{link, qdisc};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
