@@ -1,13 +1,18 @@
 //! Pure logic: no I/O, no clock, no root.
 
 pub mod aggregate;
+pub mod held_times;
 pub mod holding;
 pub mod impairment;
 pub mod netem;
 pub mod nlmsg;
+pub mod packet;
 pub mod permission;
 pub mod plan;
 pub mod postgres;
+pub mod prng;
 pub mod proc_net;
+pub mod rtlink;
+pub mod scheduler;
 pub mod session;
 pub mod sql;

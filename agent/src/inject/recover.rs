@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use super::error::InjectError;
 use super::registry::{self, Entry};
-use super::running::of_qdisc;
+use super::running::{of_nfqueue, of_qdisc};
 use crate::model::impairment::Engine;
 use crate::sys::link;
 use crate::sys::netns::{NAMED, Netns};
+use crate::sys::nfqueue::Delay;
 use crate::sys::qdisc::{self, Before};
 
 /// Removes all that dead agents left on this machine: a run without delay must be without delay.
@@ -34,13 +35,17 @@ pub fn all() -> Result<Vec<String>, InjectError> {
 pub(super) fn stale(wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, InjectError> {
     let dead: Vec<Entry> =
         registry::read()?.0.into_iter().filter(|e| !e.is_live() && wanted(e)).collect();
-    if dead.iter().any(|entry| entry.engine == Engine::Netem) {
+    if !dead.is_empty() {
         let namespaces = reachable();
         for entry in &dead {
             // A namespace that cannot be found has ended, and its interfaces with it.
-            if let (Some(netns), Some(before)) = (namespaces.get(&entry.netns_inode), &entry.before)
-            {
-                netns.run(|| restore(entry, before))??;
+            let Some(netns) = namespaces.get(&entry.netns_inode) else { continue };
+            match (entry.engine, &entry.before) {
+                (Engine::Netem, Some(before)) => netns.run(|| restore(entry, before))??,
+                (Engine::Netem, None) => {}
+                (Engine::Nfqueue, _) => netns
+                    .run(|| Delay::remove_stale(entry.index))?
+                    .map_err(|error| of_nfqueue(error, entry))?,
             }
         }
     }

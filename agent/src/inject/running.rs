@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::active::Outcome;
 use super::error::InjectError;
 use super::registry::Entry;
-use crate::model::impairment::{Engine, LIMIT_PACKETS, Receipt};
+use crate::model::impairment::{Engine, Receipt};
+use crate::model::netem::NetemOptions;
 use crate::sys::guardian::{Guardian, Ward};
 use crate::sys::netlink::Conn;
-use crate::sys::nfqueue::{Delay, NfqueueError};
+use crate::sys::nfqueue::{Delay, Direction, NfqueueError};
 use crate::sys::qdisc::{self, Before, QdiscError};
 
 /// An engine in force.
@@ -37,9 +38,12 @@ impl Running {
                 let before = before.clone();
                 Ok((Self::Netem { route, index: entry.index, before, guardian }, delay))
             }
-            _ => Delay::start(entry.index, delay, LIMIT_PACKETS)
-                .map(|running| (Self::Nfqueue(running), delay))
-                .map_err(|error| of_nfqueue(error, entry)),
+            _ => {
+                let options = NetemOptions::from(&entry.impairment);
+                Delay::start(entry.index, &options, None, Direction::Egress)
+                    .map(|running| (Self::Nfqueue(running), delay))
+                    .map_err(|error| of_nfqueue(error, entry))
+            }
         }
     }
 
@@ -87,8 +91,8 @@ impl Running {
                 Ok(Outcome { receipt: None, dropped })
             }
             Self::Nfqueue(delay) => {
-                let (receipt, dropped) = delay.clear().map_err(|error| of_nfqueue(error, entry))?;
-                Ok(Outcome { receipt: Some(receipt), dropped })
+                let account = delay.clear().map_err(|error| of_nfqueue(error, entry))?;
+                Ok(Outcome { receipt: Some(account.receipt), dropped: account.dropped })
             }
         }
     }
@@ -117,7 +121,7 @@ pub(super) fn of_qdisc(error: QdiscError, entry: &Entry) -> InjectError {
     }
 }
 
-fn of_nfqueue(error: NfqueueError, entry: &Entry) -> InjectError {
+pub(super) fn of_nfqueue(error: NfqueueError, entry: &Entry) -> InjectError {
     match error {
         NfqueueError::Exists => already(entry),
         other => InjectError::Failed { device: entry.device.clone(), reason: other.to_string() },

@@ -1,47 +1,12 @@
-//! Network interfaces: which there are, and news of one going away.
+//! Network interfaces: which there are, making and removing them, and news of one going away.
 
 use nix::errno::Errno;
 
 use super::netlink::{Conn, NETLINK_ROUTE, Refusal};
-use crate::model::nlmsg::{self, Attrs};
+use crate::model::nlmsg::{self, Attrs, flag};
+use crate::model::rtlink::{self, DELLINK, GETLINK, NEWLINK};
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_TXQLEN: u16 = 13;
-/// Length of `struct ifinfomsg`.
-const IFINFOMSG: usize = 16;
-
-/// One interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Its index.
-    pub index: i32,
-    /// Its name.
-    pub name: String,
-    /// Length of its transmit queue in packets. Adding a qdisc to an interface without one sets it
-    /// to 1000 (`net/sched/sch_api.c`, qdisc_create).
-    pub tx_queue_len: u32,
-}
-
-fn ifinfomsg(index: i32) -> Attrs {
-    let mut bytes = [0; IFINFOMSG];
-    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
-    Attrs::new().raw(&bytes)
-}
-
-fn parse(body: &[u8]) -> Option<Link> {
-    let index = nlmsg::array(body, 4).map(i32::from_ne_bytes)?;
-    let attributes = body.get(IFINFOMSG..)?;
-    Some(Link {
-        index,
-        name: nlmsg::text(nlmsg::find(attributes, IFLA_IFNAME)?),
-        tx_queue_len: nlmsg::find(attributes, IFLA_TXQLEN)
-            .and_then(|value| nlmsg::read_u32(value, 0))
-            .unwrap_or(0),
-    })
-}
+pub use crate::model::rtlink::Link;
 
 /// The interfaces in the namespace that `route` was opened in.
 ///
@@ -49,12 +14,20 @@ fn parse(body: &[u8]) -> Option<Link> {
 /// The kernel's refusal.
 pub fn list(route: &mut Conn) -> Result<Vec<Link>, Refusal> {
     let mut links = Vec::new();
-    route.dump(RTM_GETLINK, &ifinfomsg(0), |message| {
-        if message.kind == RTM_NEWLINK {
-            links.extend(parse(message.body));
+    route.dump(GETLINK, &rtlink::about(0), |message| {
+        if message.kind == NEWLINK {
+            links.extend(Link::parse(message.body));
         }
     })?;
     Ok(links)
+}
+
+/// The interface that `wanted` picks.
+///
+/// # Errors
+/// `ENODEV` if there is none; the kernel's refusal.
+pub fn find(route: &mut Conn, wanted: impl Fn(&Link) -> bool) -> Result<Link, Refusal> {
+    list(route)?.into_iter().find(wanted).ok_or_else(|| Errno::ENODEV.into())
 }
 
 /// Sets the length of an interface's transmit queue.
@@ -62,7 +35,31 @@ pub fn list(route: &mut Conn) -> Result<Vec<Link>, Refusal> {
 /// # Errors
 /// The kernel's refusal.
 pub fn set_tx_queue_len(route: &mut Conn, index: i32, packets: u32) -> Result<(), Refusal> {
-    route.request(RTM_NEWLINK, 0, &ifinfomsg(index).put_u32(IFLA_TXQLEN, packets))
+    change(route, &rtlink::set_tx_queue_len(index, packets))
+}
+
+/// Makes an interface of a message by [`rtlink`].
+///
+/// # Errors
+/// `EEXIST` if the name is taken; the kernel's refusal.
+pub fn make(route: &mut Conn, content: &Attrs) -> Result<(), Refusal> {
+    route.request(NEWLINK, flag::CREATE | flag::EXCL, content)
+}
+
+/// Changes an interface by a message of [`rtlink`].
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn change(route: &mut Conn, content: &Attrs) -> Result<(), Refusal> {
+    route.request(NEWLINK, 0, content)
+}
+
+/// Removes an interface; of a veth pair, both ends, wherever they are.
+///
+/// # Errors
+/// `ENODEV` if it is gone; the kernel's refusal.
+pub fn remove(route: &mut Conn, index: i32) -> Result<(), Refusal> {
+    route.request(DELLINK, 0, &rtlink::about(index))
 }
 
 /// Opens a socket for rtnetlink in the calling thread's namespace.
@@ -84,7 +81,7 @@ pub fn went_away(events: &Conn, index: i32) -> Result<bool, Refusal> {
         match events.try_receive(&mut buffer) {
             Ok(len) => {
                 gone |= nlmsg::messages(&buffer[..len]).any(|message| {
-                    message.kind == RTM_DELLINK
+                    message.kind == DELLINK
                         && nlmsg::array(message.body, 4) == Some(index.to_ne_bytes())
                         // A bridge reports a port that leaves it as a DELLINK of family AF_BRIDGE.
                         && message.body.first() == Some(&0)

@@ -15,10 +15,11 @@ use nix::sys::prctl::set_timerslack;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
-use super::queue::{MSG_PACKET, Queue, packet_id};
-use crate::model::holding::{Due, Gaps, HeldTimes, Holding};
-use crate::model::impairment::Receipt;
+use super::queue::{MSG_PACKET, News, Queue, news};
+use crate::model::held_times::{Gaps, HeldTimes};
+use crate::model::holding::{Due, Holding, Tally};
 use crate::model::nlmsg::{self, MSG_ERROR};
+use crate::model::packet::wire_bytes;
 use crate::sys::netlink::error_of;
 use crate::sys::realtime;
 
@@ -31,6 +32,8 @@ const READ_BATCH: usize = 256;
 #[derive(Debug)]
 struct Shared {
     queue: Arc<Queue>,
+    /// Largest packet of the device, for the lengths of segments.
+    mtu: u32,
     holding: Mutex<Holding>,
     times: Mutex<HeldTimes>,
     /// Something came while nothing was held, or it is time to release or stop.
@@ -50,12 +53,12 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    pub(super) fn start(queue: Arc<Queue>, delay: Duration) -> io::Result<Self> {
+    pub(super) fn start(queue: Arc<Queue>, mtu: u32, holding: Holding) -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
         let shared = Arc::new(Shared {
             queue,
-            holding: Mutex::new(Holding::new(delay_ns)),
+            mtu,
+            holding: Mutex::new(holding),
             times: Mutex::new(HeldTimes::new().map_err(io::Error::other)?),
             wake: EventFd::from_flags(flags)?,
             stop_reader: EventFd::from_flags(flags)?,
@@ -85,8 +88,13 @@ impl Threads {
         Ok(())
     }
 
-    pub(super) fn receipt(&self) -> Receipt {
-        lock(&self.shared.times).receipt()
+    /// How long packets were held. Those let go by [`Self::release`] do not count.
+    pub(super) fn times(&self) -> HeldTimes {
+        lock(&self.shared.times).clone()
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        lock(&self.shared.holding).tally()
     }
 
     /// Packets of whose news there was no trace.
@@ -104,8 +112,8 @@ impl Threads {
         wake(&self.shared.wake);
     }
 
-    /// Ends both threads and tells what packets got. Those let go by [`Self::release`] do not count.
-    pub(super) fn stop(&mut self) -> Receipt {
+    /// Ends both threads.
+    pub(super) fn stop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         wake(&self.shared.stop_reader);
         wake(&self.shared.wake);
@@ -114,7 +122,6 @@ impl Threads {
                 lock(&self.shared.failure).get_or_insert_with(|| "a thread panicked".to_owned());
             }
         }
-        self.receipt()
     }
 }
 
@@ -155,7 +162,7 @@ fn prefer() {
 fn read(shared: &Shared) -> Result<(), String> {
     prefer();
     let (mut buffer, mut gaps) = (vec![0; 64 << 10], Gaps::default());
-    let mut packets = Vec::with_capacity(READ_BATCH);
+    let (mut packets, mut drops) = (Vec::with_capacity(READ_BATCH), Vec::new());
     while !shared.stopping.load(Ordering::SeqCst) {
         while packets.len() < READ_BATCH {
             match shared.queue.try_receive(&mut buffer) {
@@ -174,12 +181,22 @@ fn read(shared: &Shared) -> Result<(), String> {
             continue;
         }
         let mut holding = lock(&shared.holding);
-        let was_empty = holding.is_empty();
-        holding.extend(packets.drain(..));
+        let before = holding.next_due();
+        for (News { id, ip_bytes, segment_header_bytes }, now) in packets.drain(..) {
+            let bytes = wire_bytes(ip_bytes, segment_header_bytes, shared.mtu);
+            if !holding.take_in(id, now, bytes) {
+                drops.push(id);
+            }
+        }
+        let after = holding.next_due();
         drop(holding);
-        if was_empty || shared.releasing.load(Ordering::SeqCst) {
+        // The other thread sleeps until the first was due.
+        let earlier = after.is_some_and(|after| before.is_none_or(|before| after < before));
+        if earlier || shared.releasing.load(Ordering::SeqCst) {
             wake(&shared.wake);
         }
+        shared.queue.refuse(&drops).map_err(|e| format!("drop packets: {e}"))?;
+        drops.clear();
     }
     Ok(())
 }
@@ -188,14 +205,14 @@ fn take_in(
     shared: &Shared,
     datagram: &[u8],
     gaps: &mut Gaps,
-    packets: &mut Vec<(u32, u64)>,
+    packets: &mut Vec<(News, u64)>,
 ) -> Result<(), String> {
     for message in nlmsg::messages(datagram) {
         match message.kind {
             MSG_PACKET => {
-                let id = packet_id(&message).ok_or("a packet came without a number")?;
-                shared.skipped.fetch_add(gaps.before(id), Ordering::Relaxed);
-                packets.push((id, now_ns()?));
+                let news = news(&message).ok_or("a packet came without a number")?;
+                shared.skipped.fetch_add(gaps.before(news.id), Ordering::Relaxed);
+                packets.push((news, now_ns()?));
             }
             MSG_ERROR => match error_of(&message) {
                 // The kernel had dropped the packets of a verdict: their interface went down.
@@ -218,12 +235,19 @@ fn let_go(shared: &Shared) -> Result<(), String> {
         let stopping = shared.stopping.load(Ordering::SeqCst);
         let now = now_ns()?;
         let mut holding = lock(&shared.holding);
-        let due =
-            if releasing || stopping { holding.take_all() } else { holding.take_due(now, BATCH) };
+        let due = if releasing || stopping {
+            holding.let_all_pass()
+        } else {
+            holding.take_due(now, BATCH)
+        };
         let next = holding.next_due();
         drop(holding);
-        if let Some(Due { last_id, arrivals }) = due {
-            shared.queue.accept_up_to(last_id).map_err(|e| format!("let packets go: {e}"))?;
+        if let Some(Due { ids, all_up_to_last, arrivals }) = due {
+            let accepted = match ids.last() {
+                Some(last) if all_up_to_last => shared.queue.accept_up_to(*last),
+                _ => shared.queue.accept(&ids),
+            };
+            accepted.map_err(|e| format!("let packets go: {e}"))?;
             if !(releasing || stopping) {
                 let gone = now_ns()?;
                 let mut times = lock(&shared.times);

@@ -1,0 +1,146 @@
+//! One way that packets take: what fills a queue, the queue, and the threads that serve it.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::bridge::{Bridge, Inside};
+use super::queue::{self, Queue, Stats};
+use super::threads::Threads;
+use super::{NfqueueError, bind};
+use crate::model::held_times::HeldTimes;
+use crate::model::holding::{Holding, Tally};
+use crate::model::rtlink::Link;
+use crate::sys::netlink::Refusal;
+use crate::sys::nft::{Place, QueueRules};
+
+/// How long a clear waits for packets that had begun their way when it came.
+const STRAGGLERS: Duration = Duration::from_millis(200);
+
+/// A way in force.
+#[derive(Debug)]
+pub(super) struct Path {
+    /// Where it leads through one. Before the threads, so that nothing more comes when those end.
+    bridge: Option<Bridge>,
+    threads: Threads,
+    rules: QueueRules,
+    queue: Arc<Queue>,
+    stats: File,
+    /// Largest number of packets let through that was ever seen; it must not shrink.
+    passed_over: AtomicU64,
+}
+
+/// What a way came to.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) times: HeldTimes,
+    pub(super) tally: Tally,
+    pub(super) dropped: u64,
+}
+
+impl Path {
+    /// Queues packets at `place`.
+    pub(super) fn by_rule(
+        place: Place,
+        device: &Link,
+        holding: Holding,
+        room: u32,
+    ) -> Result<Self, NfqueueError> {
+        let queue = Arc::new(bind(room, holding.needs_lengths())?);
+        let stats = queue::open_stats().map_err(NfqueueError::statistics)?;
+        // The queue is served before anything can come.
+        let threads = serve(&queue, device, holding)?;
+        let rules = match QueueRules::add(place, queue.number()) {
+            Ok(rules) => rules,
+            Err(Refusal { errno: Errno::EEXIST | Errno::EPERM, .. }) => {
+                return Err(NfqueueError::Exists);
+            }
+            Err(refusal) => {
+                let action = "add the nftables rule that queues packets";
+                return Err(NfqueueError::Refused { action, refusal });
+            }
+        };
+        let passed_over = AtomicU64::new(0);
+        Ok(Self { bridge: None, threads, rules, queue, stats, passed_over })
+    }
+
+    /// Leads what leaves `device` through a bridge and queues it there.
+    pub(super) fn by_bridge(
+        device: &Link,
+        holding: Holding,
+        room: u32,
+    ) -> Result<Self, NfqueueError> {
+        let Inside { pair, queue, stats, rules } =
+            Inside::make(device, room, holding.needs_lengths())?;
+        let queue = Arc::new(queue);
+        let threads = serve(&queue, device, holding)?;
+        let bridge = Some(Bridge::connect(pair, device)?);
+        Ok(Self { bridge, threads, rules, queue, stats, passed_over: AtomicU64::new(0) })
+    }
+
+    pub(super) fn times(&self) -> HeldTimes {
+        self.threads.times()
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.threads.tally()
+    }
+
+    /// Packets that the full queue let through undelayed, or that were dropped for want of room.
+    pub(super) fn dropped(&mut self) -> u64 {
+        // First the counter, then the queue's numbering: what is numbered in between hides a loss
+        // until the next look, and never invents one.
+        let counted = self.rules.packets();
+        let stats = self.own_stats();
+        if let (Ok(counted), Some(stats)) = (counted, stats) {
+            let unnumbered = (counted as u32).wrapping_sub(stats.numbered) as i32;
+            let now = u64::try_from(unnumbered).unwrap_or(0) + stats.dropped;
+            self.passed_over.fetch_max(now, Ordering::Relaxed);
+        }
+        let on_the_way = self.bridge.as_mut().map_or(0, Bridge::dropped);
+        self.passed_over.load(Ordering::Relaxed) + self.threads.skipped() + on_the_way
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        self.threads.failure()
+    }
+
+    /// Lets every packet go and takes the way down.
+    pub(super) fn clear(mut self) -> Result<Ended, NfqueueError> {
+        let dropped = self.dropped();
+        match &mut self.bridge {
+            Some(bridge) => bridge.stop(),
+            None => self.rules.stop().map_err(NfqueueError::refused("remove the nftables rule"))?,
+        }
+        let tally = self.tally();
+        self.threads.release();
+        let deadline = Instant::now() + STRAGGLERS;
+        while self.holds_any(&tally) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.threads.stop();
+        drop(self.bridge.take());
+        self.rules.remove().map_err(NfqueueError::refused("remove the nftables tables"))?;
+        Ok(Ended { times: self.threads.times(), tally, dropped })
+    }
+
+    /// Whether packets are still on their way.
+    fn holds_any(&mut self, tally: &Tally) -> bool {
+        let queued = self.own_stats().is_some_and(|stats| stats.waiting > 0);
+        let inside = self.bridge.as_mut().and_then(Bridge::inside).unwrap_or(0);
+        queued || inside > tally.lost + tally.full
+    }
+
+    fn own_stats(&self) -> Option<Stats> {
+        let number = self.queue.number();
+        queue::read_stats(&self.stats).ok()?.into_iter().find(|stats| stats.number == number)
+    }
+}
+
+fn serve(queue: &Arc<Queue>, device: &Link, holding: Holding) -> Result<Threads, NfqueueError> {
+    Threads::start(Arc::clone(queue), device.mtu, holding)
+        .map_err(NfqueueError::local("start the threads that let packets go"))
+}
