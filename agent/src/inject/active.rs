@@ -277,6 +277,16 @@ impl ActiveImpairment {
         self.shared.delay
     }
 
+    /// Why packets are held where TCP feels it, if they are: a connection then keeps only about two
+    /// segments on their way.
+    #[must_use]
+    pub fn weakness(&self) -> Option<String> {
+        match &*self.shared.lock() {
+            State::InForce(running) => running.weakness(),
+            _ => None,
+        }
+    }
+
     /// What packets got so far; None where the engine cannot tell (netem).
     #[must_use]
     pub fn receipt(&self) -> Option<Receipt> {

@@ -54,6 +54,14 @@ impl Running {
         }
     }
 
+    /// What the engine does worse here than elsewhere, if it does.
+    pub(super) fn weakness(&self) -> Option<String> {
+        match self {
+            Self::Netem { .. } => None,
+            Self::Nfqueue(delay) => delay.weakness().map(str::to_owned),
+        }
+    }
+
     pub(super) fn dropped(&mut self) -> u64 {
         match self {
             Self::Netem { route, index, .. } => match qdisc::root(route, *index) {

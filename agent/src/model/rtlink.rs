@@ -61,6 +61,8 @@ pub struct Link {
     /// Length of its transmit queue in packets. Adding a qdisc to an interface without one sets it
     /// to 1000 (`net/sched/sch_api.c`, qdisc_create).
     pub tx_queue_len: u32,
+    /// What it is a part of, if it is.
+    pub master: Option<Master>,
     /// Largest packet, bytes.
     pub mtu: u32,
     /// What its frames begin with (`ARPHRD_*`).
@@ -71,6 +73,15 @@ pub struct Link {
     pub forwarding: bool,
     /// What went through it.
     pub counters: Counters,
+}
+
+/// What an interface is a part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Master {
+    /// Index of that interface.
+    pub index: i32,
+    /// Its kind, such as `bridge`, `bond` or `vrf`; empty if it has none.
+    pub kind: String,
 }
 
 /// Limits of segmentation offload; 0 where the kernel does not tell.
@@ -193,6 +204,7 @@ impl Link {
             index: array(body, 4).map(i32::from_ne_bytes)?,
             name: text(find(attributes, attr::IFNAME)?),
             tx_queue_len: number(attr::TXQLEN),
+            master: master(attributes),
             mtu: number(attr::MTU),
             hardware: array(body, 2).map(u16::from_ne_bytes)?,
             gso: Gso {
@@ -203,6 +215,12 @@ impl Link {
             counters: find(attributes, attr::STATS64).and_then(counters).unwrap_or_default(),
         })
     }
+}
+
+fn master(attributes: &[u8]) -> Option<Master> {
+    let index = array(find(attributes, attr::MASTER)?, 0).map(i32::from_ne_bytes)?;
+    let kind = find(attributes, attr::LINKINFO).and_then(|info| find(info, INFO_SLAVE_KIND));
+    Some(Master { index, kind: kind.map(text).unwrap_or_default() })
 }
 
 fn port_state(attributes: &[u8]) -> Option<u8> {
@@ -236,6 +254,7 @@ mod tests {
             .put_text(attr::IFNAME, "eth7")
             .put_u32(attr::TXQLEN, 1000)
             .put_u32(attr::MTU, 1500)
+            .put_u32(attr::MASTER, 4)
             .put_u32(attr::GSO_MAX_SIZE, 65_536)
             .put(attr::STATS64, &stats)
             .put_nested(attr::LINKINFO, info.put_nested(INFO_SLAVE_DATA, port));
@@ -243,6 +262,7 @@ mod tests {
             index: 7,
             name: "eth7".to_owned(),
             tx_queue_len: 1000,
+            master: Some(Master { index: 4, kind: "bridge".to_owned() }),
             mtu: 1500,
             hardware: ARPHRD_ETHER,
             gso: Gso { max_bytes: 65_536, max_segments: 0 },

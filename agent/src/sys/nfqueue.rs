@@ -55,6 +55,17 @@ pub enum NfqueueError {
         QUEUE_NUMBERS.start, QUEUE_NUMBERS.end - 1
     )]
     NoFreeQueue,
+    /// It is a part of another interface, which is what netfilter sees.
+    #[error(
+        "{device} is a part of a {kind}, and netfilter sees the packets of that: impair the {kind}, \
+             or only what leaves (direction egress)"
+    )]
+    Part {
+        /// Interface.
+        device: String,
+        /// Kind of the other one.
+        kind: String,
+    },
     /// The kernel lacks a part of the helper bridge.
     #[error("{0}")]
     Unsupported(String),

@@ -91,9 +91,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     println!(
         "{} small messages a second for {} s; what round trips took over the delay, ms; one \
-         connection in bulk\n",
+         connection in bulk, {}\n",
         measure::RATE,
-        args.seconds
+        args.seconds,
+        measure::CONGESTION
     );
     println!(
         "{:>8} {:<16} {:>8} {:>8} {:>9} {:>9} {:>8} {:>10} {:>8} {:>9}",

@@ -20,6 +20,11 @@ use crate::sys::nft::{Place, QueueRules};
 /// How long a clear waits for packets that had begun their way when it came.
 const STRAGGLERS: Duration = Duration::from_millis(200);
 
+/// How long what is held may take to go in a clear.
+const RELEASE: Duration = Duration::from_secs(1);
+/// A packet takes far less from the rules' counter to its number in the queue.
+const CONFIRM: Duration = Duration::from_millis(2);
+
 /// A way in force.
 #[derive(Debug)]
 pub(super) struct Path {
@@ -49,6 +54,12 @@ impl Path {
         holding: Holding,
         room: u32,
     ) -> Result<Self, NfqueueError> {
+        // At these hooks a bridge's or a bond's packets show the bridge or the bond. A VRF hands its
+        // packets on to the routing of its parts.
+        if let Some(master) = device.master.as_ref().filter(|master| master.kind != "vrf") {
+            let (device, kind) = (device.name.clone(), master.kind.clone());
+            return Err(NfqueueError::Part { device, kind });
+        }
         let queue = Arc::new(bind(room, holding.needs_lengths())?);
         let stats = queue::open_stats().map_err(NfqueueError::statistics)?;
         // The queue is served before anything can come.
@@ -89,19 +100,31 @@ impl Path {
         self.threads.tally()
     }
 
-    /// Packets that the full queue let through undelayed, or that were dropped for want of room.
+    /// Packets that the full queue let through undelayed, or that were dropped against all wishes.
     pub(super) fn dropped(&mut self) -> u64 {
-        // First the counter, then the queue's numbering: what is numbered in between hides a loss
-        // until the next look, and never invents one.
-        let counted = self.rules.packets();
-        let stats = self.own_stats();
-        if let (Ok(counted), Some(stats)) = (counted, stats) {
-            let unnumbered = (counted as u32).wrapping_sub(stats.numbered) as i32;
-            let now = u64::try_from(unnumbered).unwrap_or(0) + stats.dropped;
-            self.passed_over.fetch_max(now, Ordering::Relaxed);
-        }
+        let passed_over = self.passed_over();
+        self.passed_over.fetch_max(passed_over, Ordering::Relaxed);
         let on_the_way = self.bridge.as_mut().map_or(0, Bridge::dropped);
-        self.passed_over.load(Ordering::Relaxed) + self.threads.skipped() + on_the_way
+        self.passed_over.load(Ordering::Relaxed) + self.threads.missed() + on_the_way
+    }
+
+    /// First the rules' counter, then the queue's numbering: what is numbered in between hides a loss
+    /// until the next look. A packet on its way from one to the other would invent one, so a second
+    /// look has to confirm it.
+    fn passed_over(&mut self) -> u64 {
+        let Ok(counted) = self.rules.packets() else { return 0 };
+        let look = |path: &Self| {
+            path.own_stats().map_or(0, |stats| {
+                let unnumbered = (counted as u32).wrapping_sub(stats.numbered) as i32;
+                u64::try_from(unnumbered).unwrap_or(0) + stats.dropped
+            })
+        };
+        let first = look(self);
+        if first == 0 {
+            return 0;
+        }
+        std::thread::sleep(CONFIRM);
+        first.min(look(self))
     }
 
     pub(super) fn failure(&self) -> Option<String> {
@@ -110,13 +133,14 @@ impl Path {
 
     /// Lets every packet go and takes the way down.
     pub(super) fn clear(mut self) -> Result<Ended, NfqueueError> {
-        let dropped = self.dropped();
+        let (dropped, tally) = (self.dropped(), self.tally());
+        // What is held goes first, and what comes meanwhile follows through the queue: no packet
+        // overtakes another.
+        self.threads.release(RELEASE);
         match &mut self.bridge {
             Some(bridge) => bridge.stop(),
             None => self.rules.stop().map_err(NfqueueError::refused("remove the nftables rule"))?,
         }
-        let tally = self.tally();
-        self.threads.release();
         let deadline = Instant::now() + STRAGGLERS;
         while self.holds_any(&tally) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));

@@ -91,32 +91,35 @@ impl Queue {
         self.conn.try_receive(buffer)
     }
 
-    /// Lets go every packet up to number `last_id`. Errors come back as messages.
-    pub(super) fn accept_up_to(&self, last_id: u32) -> Result<(), Refusal> {
-        self.conn.send(&self.verdict(MSG_VERDICT_BATCH, ACCEPT, last_id))
+    /// Lets go every packet up to number `last_id`. An error comes back as a message with the number
+    /// `sequence`.
+    pub(super) fn accept_up_to(&self, last_id: u32, sequence: u32) -> Result<(), Refusal> {
+        self.conn.send(&self.verdict(MSG_VERDICT_BATCH, ACCEPT, last_id, sequence))
     }
 
-    /// Lets these packets go, in this order. Errors come back as messages.
-    pub(super) fn accept(&self, ids: &[u32]) -> Result<(), Refusal> {
-        self.verdicts(ACCEPT, ids)
+    /// Lets these packets go, in this order. Errors come back as messages, numbered from `sequence`.
+    pub(super) fn accept(&self, ids: &[u32], sequence: u32) -> Result<(), Refusal> {
+        let numbered = ids.iter().zip(sequence..);
+        let verdicts = numbered.map(|(id, sequence)| (*id, sequence));
+        self.verdicts(ACCEPT, verdicts)
     }
 
-    /// Drops these packets. Errors come back as messages.
+    /// Drops these packets.
     pub(super) fn refuse(&self, ids: &[u32]) -> Result<(), Refusal> {
-        self.verdicts(DROP, ids)
+        self.verdicts(DROP, ids.iter().map(|id| (*id, 0)))
     }
 
-    fn verdicts(&self, verdict: u32, ids: &[u32]) -> Result<(), Refusal> {
+    fn verdicts(&self, verdict: u32, ids: impl Iterator<Item = (u32, u32)>) -> Result<(), Refusal> {
         let datagram: Vec<u8> =
-            ids.iter().flat_map(|id| self.verdict(MSG_VERDICT, verdict, *id)).collect();
+            ids.flat_map(|(id, number)| self.verdict(MSG_VERDICT, verdict, id, number)).collect();
         if datagram.is_empty() { Ok(()) } else { self.conn.send(&datagram) }
     }
 
-    fn verdict(&self, kind: u16, verdict: u32, id: u32) -> Vec<u8> {
+    fn verdict(&self, kind: u16, verdict: u32, id: u32, sequence: u32) -> Vec<u8> {
         let mut bytes = [0; 8];
         bytes[..4].copy_from_slice(&verdict.to_be_bytes());
         bytes[4..].copy_from_slice(&id.to_be_bytes());
-        header(self.number).put(VERDICT_HDR, &bytes).message(kind, flag::REQUEST, 0)
+        header(self.number).put(VERDICT_HDR, &bytes).message(kind, flag::REQUEST, sequence)
     }
 }
 

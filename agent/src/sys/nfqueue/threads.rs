@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -16,7 +16,7 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
 use super::queue::{MSG_PACKET, News, Queue, news};
-use crate::model::held_times::{Gaps, HeldTimes};
+use crate::model::held_times::{Gaps, HeldTimes, Verdicts};
 use crate::model::holding::{Due, Holding, Tally};
 use crate::model::nlmsg::{self, MSG_ERROR};
 use crate::model::packet::wire_bytes;
@@ -35,13 +35,18 @@ struct Shared {
     /// Largest packet of the device, for the lengths of segments.
     mtu: u32,
     holding: Mutex<Holding>,
-    times: Mutex<HeldTimes>,
+    times: Mutex<(HeldTimes, Verdicts)>,
     /// Something came while nothing was held, or it is time to release or stop.
     wake: EventFd,
     stop_reader: EventFd,
     releasing: AtomicBool,
+    /// What was held when the release began has gone.
+    released: AtomicBool,
     stopping: AtomicBool,
+    /// Packets without news.
     skipped: AtomicU64,
+    /// Packets that the kernel dropped while they were held.
+    vanished: AtomicU64,
     failure: Mutex<Option<String>>,
 }
 
@@ -59,12 +64,14 @@ impl Threads {
             queue,
             mtu,
             holding: Mutex::new(holding),
-            times: Mutex::new(HeldTimes::new().map_err(io::Error::other)?),
+            times: Mutex::new((HeldTimes::new().map_err(io::Error::other)?, Verdicts::default())),
             wake: EventFd::from_flags(flags)?,
             stop_reader: EventFd::from_flags(flags)?,
             releasing: AtomicBool::new(false),
+            released: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             skipped: AtomicU64::new(0),
+            vanished: AtomicU64::new(0),
             failure: Mutex::new(None),
         });
         let mut threads = Self { shared, handles: Vec::new() };
@@ -90,26 +97,32 @@ impl Threads {
 
     /// How long packets were held. Those let go by [`Self::release`] do not count.
     pub(super) fn times(&self) -> HeldTimes {
-        lock(&self.shared.times).clone()
+        lock(&self.shared.times).0.clone()
     }
 
     pub(super) fn tally(&self) -> Tally {
         lock(&self.shared.holding).tally()
     }
 
-    /// Packets of whose news there was no trace.
-    pub(super) fn skipped(&self) -> u64 {
-        self.shared.skipped.load(Ordering::Relaxed)
+    /// Packets of whose news there was no trace, and those that the kernel dropped while they were
+    /// held.
+    pub(super) fn missed(&self) -> u64 {
+        self.shared.skipped.load(Ordering::Relaxed) + self.shared.vanished.load(Ordering::Relaxed)
     }
 
     pub(super) fn failure(&self) -> Option<String> {
         lock(&self.shared.failure).clone()
     }
 
-    /// From now on packets go as soon as they come, those held included.
-    pub(super) fn release(&self) {
+    /// From now on packets go as soon as they come, those held first. Waits until those have gone,
+    /// at most for `patience`.
+    pub(super) fn release(&self, patience: Duration) {
         self.shared.releasing.store(true, Ordering::SeqCst);
         wake(&self.shared.wake);
+        let deadline = Instant::now() + patience;
+        while !self.shared.released.load(Ordering::SeqCst) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 
     /// Ends both threads.
@@ -215,9 +228,13 @@ fn take_in(
                 packets.push((news, now_ns()?));
             }
             MSG_ERROR => match error_of(&message) {
-                // The kernel had dropped the packets of a verdict: their interface went down.
                 None => {}
-                Some(refusal) if refusal.errno == Errno::ENOENT => {}
+                // The kernel had dropped the packets of a verdict.
+                Some(refusal) if refusal.errno == Errno::ENOENT => {
+                    let (times, verdicts) = &mut *lock(&shared.times);
+                    let gone = verdicts.failed(message.sequence, times).unwrap_or(0);
+                    shared.vanished.fetch_add(gone, Ordering::Relaxed);
+                }
                 Some(refusal) => return Err(format!("let packets go: {refusal}")),
             },
             _ => {}
@@ -243,17 +260,11 @@ fn let_go(shared: &Shared) -> Result<(), String> {
         let next = holding.next_due();
         drop(holding);
         if let Some(Due { ids, all_up_to_last, arrivals }) = due {
-            let accepted = match ids.last() {
-                Some(last) if all_up_to_last => shared.queue.accept_up_to(*last),
-                _ => shared.queue.accept(&ids),
-            };
-            accepted.map_err(|e| format!("let packets go: {e}"))?;
-            if !(releasing || stopping) {
-                let gone = now_ns()?;
-                let mut times = lock(&shared.times);
-                arrivals.iter().for_each(|arrival| times.record(gone.saturating_sub(*arrival)));
-            }
+            give(shared, &ids, all_up_to_last, &arrivals)?;
             continue;
+        }
+        if releasing {
+            shared.released.store(true, Ordering::SeqCst);
         }
         if stopping {
             return Ok(());
@@ -271,4 +282,21 @@ fn let_go(shared: &Shared) -> Result<(), String> {
         let mut fds = [PollFd::new(shared.wake.as_fd(), PollFlags::POLLIN)];
         wait(&mut fds, next.map(|due| due.saturating_sub(now_ns().unwrap_or(due))))?;
     }
+}
+
+/// Lets packets go and counts how long they were held. Those of a release have no `arrivals`, and do
+/// not count.
+fn give(shared: &Shared, ids: &[u32], together: bool, arrivals: &[u64]) -> Result<(), String> {
+    // Held throughout: the kernel's answer must not be read before the verdict is known.
+    let (times, verdicts) = &mut *lock(&shared.times);
+    let number = verdicts.number(ids.len(), together);
+    let accepted = match ids.last() {
+        Some(last) if together => shared.queue.accept_up_to(*last, number),
+        _ => shared.queue.accept(ids, number),
+    };
+    accepted.map_err(|e| format!("let packets go: {e}"))?;
+    let gone = now_ns()?;
+    let held_ns = arrivals.iter().map(|arrival| gone.saturating_sub(*arrival)).collect();
+    verdicts.given(number, together, held_ns, times);
+    Ok(())
 }

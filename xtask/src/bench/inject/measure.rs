@@ -1,5 +1,6 @@
 //! What is measured: round trips of small messages, and one connection in bulk.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,9 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Small messages per second.
 pub(super) const RATE: u32 = 2_000;
+/// Congestion control of every sender.
+pub(super) const CONGESTION: &str = "cubic";
 const MESSAGE: usize = 64;
 /// A new connection's window has to grow to hold the messages of a round trip.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -193,6 +197,9 @@ fn serve_one(
     serve: impl FnOnce(TcpStream) + Send + 'static,
 ) -> Result<SocketAddr> {
     let listener = TcpListener::bind(address).context("cannot listen")?;
+    // The host's default may be another, and BBR paces by its own idea of the line.
+    setsockopt(&listener, sockopt::TcpCongestion, &OsString::from(CONGESTION))
+        .with_context(|| format!("the kernel has no congestion control {CONGESTION}"))?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         if let Ok((stream, _)) = listener.accept() {

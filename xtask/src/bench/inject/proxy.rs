@@ -1,6 +1,7 @@
 //! A TCP proxy that sleeps, as the usual ones do it: what comes from the server is read in chunks of
 //! 32 KB, each is stamped, waits in a queue of a thousand, and is written when its delay is over.
 
+use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::sync_channel;
@@ -8,6 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::measure::CONGESTION;
 
 const CHUNK: usize = 32 << 10;
 const CHUNKS: usize = 1024;
@@ -16,6 +20,7 @@ const CHUNKS: usize = 1024;
 pub(super) fn start(server: SocketAddr, delay: Duration) -> Result<SocketAddr> {
     let listener =
         TcpListener::bind(SocketAddr::new(server.ip(), 0)).context("the proxy's port")?;
+    setsockopt(&listener, sockopt::TcpCongestion, &OsString::from(CONGESTION))?;
     let address = listener.local_addr()?;
     // The connection is made here: a thread inherits the namespace of the one that makes it.
     thread::Builder::new().name("proxy".to_owned()).spawn(move || {
