@@ -30,8 +30,10 @@ mod attr {
     pub(super) const STATS64: u16 = 23;
     pub(super) const AF_SPEC: u16 = 26;
     pub(super) const NET_NS_FD: u16 = 28;
+    pub(super) const LINK_NETNSID: u16 = 37;
     pub(super) const GSO_MAX_SEGS: u16 = 40;
     pub(super) const GSO_MAX_SIZE: u16 = 41;
+    pub(super) const TARGET_NETNSID: u16 = 46;
 }
 
 const INFO_KIND: u16 = 1;
@@ -71,6 +73,8 @@ pub struct Link {
     pub gso: Gso,
     /// Whether it is a bridge's port that forwards.
     pub forwarding: bool,
+    /// Of a veth whose peer is in another namespace: what that namespace is called here.
+    pub peer_netnsid: Option<u32>,
     /// What went through it.
     pub counters: Counters,
 }
@@ -122,6 +126,12 @@ fn with_flags(index: i32, flags: u32) -> Attrs {
     // Only these flags change.
     bytes[12..16].copy_from_slice(&flags.to_ne_bytes());
     Attrs::new().raw(&bytes)
+}
+
+/// Asks for the interfaces of another namespace, by what it is called in the asking one.
+#[must_use]
+pub fn all_in(netnsid: u32) -> Attrs {
+    about(0).put_u32(attr::TARGET_NETNSID, netnsid)
 }
 
 /// Sets the length of a transmit queue.
@@ -212,6 +222,7 @@ impl Link {
                 max_segments: number(attr::GSO_MAX_SEGS),
             },
             forwarding: port_state(attributes) == Some(BR_STATE_FORWARDING),
+            peer_netnsid: find(attributes, attr::LINK_NETNSID).and_then(|id| read_u32(id, 0)),
             counters: find(attributes, attr::STATS64).and_then(counters).unwrap_or_default(),
         })
     }
@@ -256,6 +267,7 @@ mod tests {
             .put_u32(attr::MTU, 1500)
             .put_u32(attr::MASTER, 4)
             .put_u32(attr::GSO_MAX_SIZE, 65_536)
+            .put_u32(attr::LINK_NETNSID, 3)
             .put(attr::STATS64, &stats)
             .put_nested(attr::LINKINFO, info.put_nested(INFO_SLAVE_DATA, port));
         let expected = Link {
@@ -267,6 +279,7 @@ mod tests {
             hardware: ARPHRD_ETHER,
             gso: Gso { max_bytes: 65_536, max_segments: 0 },
             forwarding: true,
+            peer_netnsid: Some(3),
             counters: Counters { rx_packets: 5, tx_packets: 4, dropped: 3 },
         };
         assert_eq!(Link::parse(body.as_bytes()), Some(expected));

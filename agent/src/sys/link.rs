@@ -13,8 +13,20 @@ pub use crate::model::rtlink::Link;
 /// # Errors
 /// The kernel's refusal.
 pub fn list(route: &mut Conn) -> Result<Vec<Link>, Refusal> {
+    dump(route, &rtlink::about(0))
+}
+
+/// The interfaces in the namespace that is called `netnsid` in that of `route`.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn list_in(route: &mut Conn, netnsid: u32) -> Result<Vec<Link>, Refusal> {
+    dump(route, &rtlink::all_in(netnsid))
+}
+
+fn dump(route: &mut Conn, content: &Attrs) -> Result<Vec<Link>, Refusal> {
     let mut links = Vec::new();
-    route.dump(GETLINK, &rtlink::about(0), |message| {
+    route.dump(GETLINK, content, |message| {
         if message.kind == NEWLINK {
             links.extend(Link::parse(message.body));
         }

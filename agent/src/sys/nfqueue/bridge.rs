@@ -39,6 +39,7 @@ const PORT_PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Bridge {
     pair: Pair,
+    outer: i32,
     redirects: Redirects,
 }
 
@@ -170,7 +171,7 @@ impl Bridge {
                 source: io::Error::other(reason),
             },
         })?;
-        Ok(Self { pair, redirects })
+        Ok(Self { pair, outer, redirects })
     }
 
     /// From now on packets go straight out of the device; those inside still find their way.
@@ -185,9 +186,14 @@ impl Bridge {
         Some(counters.rx_packets.saturating_sub(counters.tx_packets))
     }
 
-    /// Packets for which there was no room on the way in or out.
+    /// Packets for which there was no room on the way in or out. Each end counts those it sends; the
+    /// other end is asked for from here, since a socket over there would keep its namespace alive.
     pub(super) fn dropped(&mut self) -> u64 {
-        self.pair.link().map_or(0, |link| link.counters.dropped)
+        let Ok(inner) = self.pair.link() else { return 0 };
+        let others = inner.peer_netnsid.map(|id| link::list_in(&mut self.pair.route, id));
+        let others = others.and_then(Result::ok).unwrap_or_default();
+        let outer = others.iter().find(|link| link.index == self.outer);
+        inner.counters.dropped + outer.map_or(0, |link| link.counters.dropped)
     }
 }
 

@@ -133,7 +133,7 @@ impl Path {
 
     /// Lets every packet go and takes the way down.
     pub(super) fn clear(mut self) -> Result<Ended, NfqueueError> {
-        let (dropped, tally) = (self.dropped(), self.tally());
+        let dropped = self.dropped();
         // What is held goes first, and what comes meanwhile follows through the queue: no packet
         // overtakes another.
         self.threads.release(RELEASE);
@@ -142,20 +142,26 @@ impl Path {
             None => self.rules.stop().map_err(NfqueueError::refused("remove the nftables rule"))?,
         }
         let deadline = Instant::now() + STRAGGLERS;
-        while self.holds_any(&tally) && Instant::now() < deadline {
+        let mut inside = self.inside();
+        while inside > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
+            inside = self.inside();
         }
+        let tally = self.tally();
         self.threads.stop();
         drop(self.bridge.take());
         self.rules.remove().map_err(NfqueueError::refused("remove the nftables tables"))?;
-        Ok(Ended { times: self.threads.times(), tally, dropped })
+        Ok(Ended { times: self.threads.times(), tally, dropped: dropped + inside })
     }
 
-    /// Whether packets are still on their way.
-    fn holds_any(&mut self, tally: &Tally) -> bool {
-        let queued = self.own_stats().is_some_and(|stats| stats.waiting > 0);
-        let inside = self.bridge.as_mut().and_then(Bridge::inside).unwrap_or(0);
-        queued || inside > tally.lost + tally.full
+    /// Packets that are still on their way, as far as is known: those that a bridge swallowed, such
+    /// as broken ones, stay in this number.
+    fn inside(&mut self) -> u64 {
+        let gone = self.tally().lost + self.tally().full + self.threads.missed();
+        match self.bridge.as_mut().and_then(Bridge::inside) {
+            Some(inside) => inside.saturating_sub(gone),
+            None => self.own_stats().map_or(0, |stats| stats.waiting),
+        }
     }
 
     fn own_stats(&self) -> Option<Stats> {

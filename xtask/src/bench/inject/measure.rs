@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -181,15 +181,18 @@ pub(super) fn bulk_source(address: SocketAddr) -> Result<SocketAddr> {
 pub(super) fn bulk(client: &Place, from: SocketAddr, lasts: Duration) -> Result<f64> {
     let mut stream = client.inside(|| TcpStream::connect(from))??;
     let mut buffer = vec![0; BULK_BUFFER];
-    let warm = Instant::now() + Duration::from_secs(1);
-    while Instant::now() < warm {
-        stream.read(&mut buffer)?;
-    }
-    let (begin, mut bytes) = (Instant::now(), 0);
-    while begin.elapsed() < lasts {
-        bytes += stream.read(&mut buffer)?;
-    }
-    Ok(bytes as f64 / 1e6 / begin.elapsed().as_secs_f64())
+    let mut read_for = |lasts: Duration| -> Result<f64> {
+        let (begin, mut bytes) = (Instant::now(), 0);
+        while begin.elapsed() < lasts {
+            match stream.read(&mut buffer).context("bulk")? {
+                0 => bail!("the connection in bulk ended early"),
+                len => bytes += len,
+            }
+        }
+        Ok(bytes as f64 / 1e6 / begin.elapsed().as_secs_f64())
+    };
+    read_for(Duration::from_secs(1))?;
+    read_for(lasts)
 }
 
 fn serve_one(
