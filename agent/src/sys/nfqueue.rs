@@ -237,10 +237,9 @@ impl Delay {
         self.paths.iter_mut().map(Path::dropped).sum()
     }
 
-    /// Why it no longer works, if it does not.
-    #[must_use]
-    pub fn failure(&self) -> Option<String> {
-        self.paths.iter().find_map(Path::failure)
+    /// Why it no longer works, if it does not. Costs a system call or two.
+    pub fn failure(&mut self) -> Option<String> {
+        self.paths.iter_mut().find_map(Path::failure)
     }
 
     /// Lets every packet go and removes everything.

@@ -327,3 +327,48 @@ fn a_bridges_port_is_delayed_on_the_way_out_and_refused_on_the_way_in() -> Resul
     assert!(refused.as_ref().is_some_and(|text| text.contains("part of a bridge")), "{refused:?}");
     Ok(())
 }
+
+/// Our veth, which an operator may come across.
+fn veth(bench: &Bench) -> Result<String> {
+    let links = bench.inside(Side::Server, || link::list(&mut link::open()?))??;
+    let ours = links.into_iter().find(|link| link.name.starts_with("dwell"));
+    Ok(ours.context("no veth of ours")?.name)
+}
+
+#[test]
+fn what_finds_no_way_into_the_bridge_is_counted() -> Result<()> {
+    let bench = quiet()?;
+    let (sender, receiver) = line(&bench)?;
+    let mut delay = start(&bench, &options(DELAY), Direction::Egress)?;
+    let veth = veth(&bench)?;
+    ip(&bench, &format!("link set {veth} down"))?;
+    send(&sender, 0..10, Duration::ZERO)?;
+    assert_eq!(heard(&receiver), Vec::<u32>::new());
+    let failure = delay.failure().context("nothing is said of it")?;
+    assert!(failure.contains(&veth) && failure.contains("down"), "{failure}");
+    let account = delay.clear()?;
+    assert_eq!((account.dropped, account.receipt.packets), (10, 0), "{account:?}");
+    send(&sender, 0..10, Duration::ZERO)?;
+    assert_eq!(heard(&receiver).len(), 10);
+    Ok(())
+}
+
+/// Without its veth nothing would leave the interface any more.
+#[test]
+fn a_veth_that_somebody_removes_ends_it_with_an_error() -> Result<()> {
+    let bench = quiet()?;
+    let before = bench.state()?;
+    let agent = bench.add("--dev eth0 --netns NS --delay 100ms --engine nfqueue")?;
+    let veth = veth(&bench)?;
+    let begin = Instant::now();
+    ip(&bench, &format!("link delete {veth}"))?;
+    let (code, _, complaint) = agent.end()?;
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert_eq!(code, Some(1), "{complaint}");
+    assert!(complaint.contains(&format!("somebody removed the veth {veth}")), "{complaint}");
+    let (sender, receiver) = line(&bench)?;
+    send(&sender, 0..10, Duration::ZERO)?;
+    assert_eq!(heard(&receiver).len(), 10);
+    bench.wait_until_clean(&before)?;
+    Ok(())
+}

@@ -40,6 +40,7 @@ const PORT_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Bridge {
     pair: Pair,
     outer: i32,
+    name: String,
     redirects: Redirects,
 }
 
@@ -171,12 +172,26 @@ impl Bridge {
                 source: io::Error::other(reason),
             },
         })?;
-        Ok(Self { pair, outer, redirects })
+        Ok(Self { pair, outer, name, redirects })
     }
 
     /// From now on packets go straight out of the device; those inside still find their way.
     pub(super) fn stop(&mut self) {
         self.redirects.stop();
+    }
+
+    /// Why packets no longer get through, if they do not. What leaves the device is lost then, until
+    /// this is taken down.
+    pub(super) fn failure(&mut self) -> Option<String> {
+        match self.pair.link() {
+            Ok(link) if link.forwarding => None,
+            Ok(_) => Some(format!("somebody took the veth {} down", self.name)),
+            Err(refusal) if refusal.errno == Errno::ENODEV => {
+                Some(format!("somebody removed the veth {}", self.name))
+            }
+            // The next look asks again.
+            Err(_) => None,
+        }
     }
 
     /// Packets that went in and did not come out yet, those lost inside included; None if the pair

@@ -127,8 +127,8 @@ impl Path {
         first.min(look(self))
     }
 
-    pub(super) fn failure(&self) -> Option<String> {
-        self.threads.failure()
+    pub(super) fn failure(&mut self) -> Option<String> {
+        self.threads.failure().or_else(|| self.bridge.as_mut().and_then(Bridge::failure))
     }
 
     /// Lets every packet go and takes the way down.
