@@ -195,6 +195,17 @@ pub struct Turn {
     pub answer: [u8; ANSWER_LEN],
 }
 
+/// A turn in progress, as kept in the TURNS map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct TurnState {
+    /// The turn so far.
+    pub turn: Turn,
+    /// Never written. Payload is put together from several buffers, and the verifier, which bounds
+    /// the offset and the length of each part but not their sum, must find room for both.
+    pub slack: [u8; PAYLOAD_LEN],
+}
+
 /// One exchange as the load generator's kernel saw it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -299,8 +310,8 @@ pub struct ThreadTime {
     pub tgid: u32,
     /// Class of the interval that is open now.
     pub class: u32,
-    /// 1 while the thread has a request in hand (read and not yet answered).
-    pub in_request: u32,
+    /// 1 once the connection that holds the thread was answered, by whichever thread.
+    pub hold_answered: u32,
     /// Start of the interval that is open now.
     pub since: u64,
     /// When a waker made the thread runnable, or 0. Written by another processor.
@@ -313,6 +324,8 @@ pub struct ThreadTime {
     pub voluntary: u64,
     /// Involuntary switches.
     pub involuntary: u64,
+    /// Connection of the request that the thread read last and nobody has answered yet, or 0.
+    pub request_conn: u64,
     /// Connection that holds the thread, or 0.
     pub held_conn: u64,
     /// Since when.
@@ -391,8 +404,11 @@ pub mod counter {
     pub const UNRESOLVED_WAIT: u32 = 7;
     /// A process of the service could not be followed: the process map was full.
     pub const LOST_PROCESS: u32 = 8;
+    /// The kernel skipped a probe that was active on the same processor already. Counted by the
+    /// kernel itself, for every socket and thread of the host: some of them may be the service's.
+    pub const PROBE_MISSED: u32 = 9;
     /// Number of counters.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 10;
     /// Names in reports, in index order.
     pub const NAMES: [&str; COUNT as usize] = [
         "request_record",
@@ -404,10 +420,11 @@ pub mod counter {
         "unseen_accept",
         "unresolved_wait",
         "process",
+        "probe_missed",
     ];
     /// Whether a counter means that an event was lost (and the run is invalid).
     pub const IS_LOSS: [bool; COUNT as usize] =
-        [true, true, true, true, true, true, false, false, true];
+        [true, true, true, true, true, true, false, false, true, false];
 }
 
 /// Where the running kernel keeps the fields that the programs read, in bytes from the start of
@@ -441,6 +458,16 @@ pub struct Offsets {
     pub file_private_data: u32,
     /// `file.f_inode`
     pub file_inode: u32,
+    /// `eventpoll.rbr`, the tree of what an epoll set holds.
+    pub eventpoll_rbr: u32,
+    /// `epitem.rbn`, an item as a node of that tree.
+    pub epitem_rbn: u32,
+    /// `file` in `epitem.ffd`.
+    pub epitem_file: u32,
+    /// `rb_node.rb_left`
+    pub rb_left: u32,
+    /// `rb_node.rb_right`
+    pub rb_right: u32,
     /// `inode.i_mode`
     pub inode_mode: u32,
     /// `socket.sk`
@@ -518,13 +545,14 @@ records! {
     Tuple = 40,
     Request = 8 + 8 + 8 + 40 + 8 + 6 * 8 + 4 * 8,
     Turn = 8 + 8 + 40 + 8 + 8 + 4 * 8 + 2 * 8 + 8 + PAYLOAD_LEN + ANSWER_LEN,
+    TurnState = core::mem::size_of::<Turn>() + PAYLOAD_LEN,
     ClientTurn = 8 + 8 + 40 + 8 + 4 * 8,
     Hold = 8 + 3 * 8 + class::COUNT * 8,
     SocketState = 8 + 16 + 40 + 8 + 8 * 8 + 4 * 8 + 8,
-    ThreadTime = 16 + 3 * 8 + class::COUNT * 8 + 4 * 8 + class::COUNT * 8 + 3 * 8,
+    ThreadTime = 16 + 3 * 8 + class::COUNT * 8 + 5 * 8 + class::COUNT * 8 + 3 * 8,
     UnixPeer = 8 + UNIX_PATH_LEN,
     ThreadExit = 16 + core::mem::size_of::<ThreadTime>(),
     QueueGauge = 32,
-    Offsets = 30 * 4,
+    Offsets = 35 * 4,
     Session = 24,
 }

@@ -143,7 +143,10 @@ fn finished(sk: u64, extra: u32) {
             // an unanswered request is over only when the socket is.
             let answered = socket.s5 != 0;
             let over = extra & flag::CLOSED != 0;
-            if answered || (over && (socket.s3 != 0 || socket.s2 == 0)) {
+            if socket.s3 != 0 {
+                thread::answered(socket.tid, socket.tid, socket.conn);
+            }
+            if answered || (over && (socket.s3 != 0 || socket.left_queue == 0)) {
                 emit::request(socket, extra);
                 next_request(socket);
             }
@@ -163,12 +166,13 @@ fn finished(sk: u64, extra: u32) {
     }
 }
 
-/// accept() returned a connection: s2. Later calls for the same socket change nothing.
+/// accept() returned a connection: s2. Later calls for the same socket change nothing, nor does one
+/// for a connection that was read before: getpeername() is no accept then.
 #[inline(always)]
 fn accepted(sk: u64) {
     let Some(socket) = SOCKETS.get_ptr_mut(sk) else { return };
     let socket = unsafe { &mut *socket };
-    if socket.role != u32::from(role::SERVER) || socket.s2 != 0 {
+    if socket.role != u32::from(role::SERVER) || socket.left_queue != 0 {
         return;
     }
     let now = kernel::now();

@@ -156,25 +156,56 @@ pub(crate) enum Descriptor {
     Unknown,
 }
 
-/// Follows task -> files -> fdtable -> file -> socket.
+/// Follows task -> files -> fdtable -> file.
+#[inline(always)]
+fn file(fd: u64) -> Option<u64> {
+    let task = unsafe { generated::bpf_get_current_task() };
+    let files: u64 = read(task, offset!(task_files))?;
+    let table: u64 = read(files, offset!(files_fdt))?;
+    let max: u32 = read(table, offset!(fdt_max_fds))?;
+    if fd >= u64::from(max) {
+        return None;
+    }
+    let array: u64 = read(table, offset!(fdt_fd))?;
+    read(array, fd as usize * 8)
+}
+
+/// What a descriptor of the current task leads to.
 #[inline(always)]
 pub(crate) fn descriptor(fd: u64) -> Descriptor {
+    match file(fd) {
+        Some(file) => open_file(file),
+        None => Descriptor::Unknown,
+    }
+}
+
+/// What the one descriptor in an epoll set leads to; None if it holds several or none. `fd` is of an
+/// epoll set: struct eventpoll is the file's private data, and its items are a tree by descriptor
+/// (fs/eventpoll.c).
+#[inline(always)]
+pub(crate) fn only_polled(fd: u64) -> Option<Descriptor> {
+    let set: u64 = read(file(fd)?, offset!(file_private_data))?;
+    // struct rb_root_cached starts with the pointer to its root.
+    let root: u64 = read(set, offset!(eventpoll_rbr))?;
+    if root == 0 {
+        return None;
+    }
+    let left: u64 = read(root, offset!(rb_left))?;
+    let right: u64 = read(root, offset!(rb_right))?;
+    if left != 0 || right != 0 {
+        return None;
+    }
+    let item = root - offset!(epitem_rbn) as u64;
+    Some(open_file(read(item, offset!(epitem_file))?))
+}
+
+/// Follows file -> socket.
+#[inline(always)]
+fn open_file(file: u64) -> Descriptor {
     const S_IFMT: u16 = 0o170_000;
     const S_IFSOCK: u16 = 0o140_000;
-    let task = unsafe { generated::bpf_get_current_task() };
-    let follow = || -> Option<(u64, u16)> {
-        let files: u64 = read(task, offset!(task_files))?;
-        let table: u64 = read(files, offset!(files_fdt))?;
-        let max: u32 = read(table, offset!(fdt_max_fds))?;
-        if fd >= u64::from(max) {
-            return None;
-        }
-        let array: u64 = read(table, offset!(fdt_fd))?;
-        let file: u64 = read(array, fd as usize * 8)?;
-        let inode: u64 = read(file, offset!(file_inode))?;
-        Some((file, read(inode, offset!(inode_mode))?))
-    };
-    let Some((file, mode)) = follow() else { return Descriptor::Unknown };
+    let inode: u64 = read_or_default(file, offset!(file_inode));
+    let Some(mode) = read::<u16>(inode, offset!(inode_mode)) else { return Descriptor::Unknown };
     if mode & S_IFMT != S_IFSOCK {
         return Descriptor::File;
     }

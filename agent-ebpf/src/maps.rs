@@ -1,7 +1,7 @@
 //! Every map and every constant that the agent sets before loading.
 
 use agent_common::abi::{
-    self, Offsets, QueueGauge, Session, SocketState, ThreadTime, Turn, UnixPeer, counter,
+    self, Offsets, QueueGauge, Session, SocketState, ThreadTime, TurnState, UnixPeer, counter,
 };
 use aya_ebpf::{
     macros::map,
@@ -52,7 +52,7 @@ pub(crate) static SOCKETS: HashMap<u64, SocketState> =
 
 /// The turn in progress of each database socket, by kernel address.
 #[map]
-pub(crate) static TURNS: HashMap<u64, Turn> = HashMap::with_max_entries(abi::MAX_TURNS, 0);
+pub(crate) static TURNS: HashMap<u64, TurnState> = HashMap::with_max_entries(abi::MAX_TURNS, 0);
 
 /// Threads of the service, by kernel pid.
 #[map]
@@ -78,7 +78,7 @@ static CONNECTIONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static BLANK_SOCKET: Array<SocketState> = Array::with_max_entries(1, 0);
 #[map]
-static BLANK_TURN: Array<Turn> = Array::with_max_entries(1, 0);
+static BLANK_TURN: Array<TurnState> = Array::with_max_entries(1, 0);
 #[map]
 static BLANK_THREAD: Array<ThreadTime> = Array::with_max_entries(1, 0);
 #[map]
@@ -134,6 +134,6 @@ macro_rules! insert_blank {
 }
 
 insert_blank!(new_socket, SOCKETS, BLANK_SOCKET, u64, SocketState);
-insert_blank!(new_turn, TURNS, BLANK_TURN, u64, Turn);
+insert_blank!(new_turn, TURNS, BLANK_TURN, u64, TurnState);
 insert_blank!(new_thread, THREADS, BLANK_THREAD, u32, ThreadTime);
 insert_blank!(new_unix_peer, UNIX_PEERS, BLANK_PEER, u64, UnixPeer);

@@ -103,24 +103,32 @@ pub(crate) fn accepted(tgid: u32, tid: u32, conn: u64, now: u64) {
     end_hold(thread, now);
     thread.accepts += 1;
     thread.held_conn = conn;
+    thread.hold_answered = 0;
     thread.held_since = now;
     thread.held_ns = thread.ns;
 }
 
-/// The current thread read the first bytes of a request.
+/// The current thread read the first bytes of a request on this connection.
 #[inline(always)]
-pub(crate) fn request_read(tgid: u32, tid: u32) {
+pub(crate) fn request_read(tgid: u32, tid: u32, conn: u64) {
     if let Some(thread) = running(tgid, tid, 0) {
         thread.requests += 1;
-        thread.in_request = 1;
+        thread.request_conn = conn;
     }
 }
 
-/// The current thread sent bytes of an answer.
+/// Thread `by` answered (or took over) the request on this connection that thread `of` has in hand.
+/// What `of` has taken up since is not touched. A thread that answers itself is still held: it has
+/// to close and to log. One whose request another thread answers may wait for work from now on.
 #[inline(always)]
-pub(crate) fn answered(_tgid: u32, tid: u32) {
-    if let Some(thread) = THREADS.get_ptr_mut(tid) {
-        unsafe { (*thread).in_request = 0 };
+pub(crate) fn answered(of: u32, by: u32, conn: u64) {
+    let Some(thread) = THREADS.get_ptr_mut(of) else { return };
+    let thread = unsafe { &mut *thread };
+    if thread.request_conn == conn {
+        thread.request_conn = 0;
+    }
+    if by != of && thread.held_conn == conn {
+        thread.hold_answered = 1;
     }
 }
 
@@ -171,8 +179,9 @@ fn switched_out(task: u64, tgid: u32, runnable: bool) {
         return;
     }
     thread.voluntary += 1;
-    let in_hand = thread.held_conn != 0 || thread.in_request != 0;
-    let class = wait::classify(task, in_hand);
+    let held = thread.held_conn != 0 && thread.hold_answered == 0;
+    let in_hand = held || thread.request_conn != 0;
+    let class = wait::classify(task, in_hand, thread.db_turns != 0);
     if class == class::IDLE {
         end_hold(thread, now);
     }

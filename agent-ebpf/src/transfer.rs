@@ -147,6 +147,10 @@ fn request_read(socket: &mut SocketState, bytes: u64) {
     if socket.s3 == 0 {
         let (tgid, tid) = kernel::current();
         socket.s3 = now;
+        if socket.tid != tid {
+            // The thread that accepted handed the connection over.
+            thread::answered(socket.tid, tid, socket.conn);
+        }
         socket.tid = tid;
         socket.s1 = socket.queued;
         if socket.queued == 0 {
@@ -157,7 +161,7 @@ fn request_read(socket: &mut SocketState, bytes: u64) {
             leave_queue(socket, now);
             count(counter::UNSEEN_ACCEPT);
         }
-        thread::request_read(tgid, tid);
+        thread::request_read(tgid, tid, socket.conn);
     }
     socket.queued = 0;
     socket.rx_total += bytes;
@@ -188,7 +192,7 @@ fn adopt(sk: u64, bytes: u64) {
 /// A write on a connection that is not followed: if it goes to a database of the service, it was
 /// open before the probes were, and is followed from here.
 #[inline(always)]
-fn adopt_database(sk: u64) {
+fn adopt_database(sk: u64, extra: u32) {
     if !maps::is_db_port(kernel::remote_port(sk)) {
         return;
     }
@@ -201,13 +205,23 @@ fn adopt_database(sk: u64) {
     };
     kernel::read_tuple(sk, &mut socket.tuple);
     socket.flags = flag::ADOPTED;
-    turn::adopted(sk, socket);
+    turn::adopted(sk, socket, extra);
+}
+
+/// As [`adopt_database`], where only the return of the send is known.
+#[inline(always)]
+fn adopt_sent(sk: u64, bytes: u64) {
+    let family = kernel::family(sk);
+    if family == kernel::AF_INET || family == kernel::AF_INET6 {
+        adopt_database(sk, flag::S4_AT_RETURN);
+        turn::sent(sk, bytes);
+    }
 }
 
 /// A write call is about to queue bytes.
 #[inline(always)]
 fn sending(sk: u64) {
-    let Some(socket) = SOCKETS.get_ptr_mut(sk) else { return adopt_database(sk) };
+    let Some(socket) = SOCKETS.get_ptr_mut(sk) else { return adopt_database(sk, 0) };
     let socket = unsafe { &mut *socket };
     match socket.role as u8 {
         role::SERVER => {
@@ -231,7 +245,7 @@ fn sending(sk: u64) {
 /// A write call returned.
 #[inline(always)]
 fn sent(sk: u64, bytes: u64) {
-    let Some(socket) = SOCKETS.get_ptr_mut(sk) else { return };
+    let Some(socket) = SOCKETS.get_ptr_mut(sk) else { return adopt_sent(sk, bytes) };
     let socket = unsafe { &mut *socket };
     match socket.role as u8 {
         role::SERVER => {
@@ -245,8 +259,8 @@ fn sent(sk: u64, bytes: u64) {
                 socket.flags |= flag::S4_AT_RETURN;
             }
             socket.s5 = now;
-            let (tgid, tid) = kernel::current();
-            thread::answered(tgid, tid);
+            let (_, tid) = kernel::current();
+            thread::answered(socket.tid, tid, socket.conn);
         }
         role::DATABASE => turn::sent(sk, bytes),
         _ => {}

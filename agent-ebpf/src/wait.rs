@@ -61,9 +61,10 @@ enum Among {
     Select,
 }
 
-/// The class of the sleep that `task`, the current one, begins. `in_hand`: it has a request.
+/// The class of the sleep that `task`, the current one, begins. `in_hand`: it has a request;
+/// `asks`: it has begun database turns before.
 #[inline(always)]
-pub(crate) fn classify(task: u64, in_hand: bool) -> usize {
+pub(crate) fn classify(task: u64, in_hand: bool, asks: bool) -> usize {
     let bits: u8 = read_or_default(task, offset!(task_in_iowait_byte));
     if (bits >> (offset!(task_in_iowait_bit) & 7)) & 1 != 0 {
         return class::DISK;
@@ -83,9 +84,8 @@ pub(crate) fn classify(task: u64, in_hand: bool) -> usize {
         nr::POLL | nr::PPOLL => (Among::Poll, call.rdi, call.rsi),
         // Descriptors below 64: a worker's listener, pipe and database connection are.
         nr::SELECT | nr::PSELECT6 => (Among::Select, 0, user_word(call.rsi) | user_word(call.rdx)),
-        nr::ACCEPT | nr::ACCEPT4 | nr::EPOLL_WAIT | nr::EPOLL_PWAIT | nr::EPOLL_PWAIT2 => {
-            return class::IDLE;
-        }
+        nr::ACCEPT | nr::ACCEPT4 => return class::IDLE,
+        nr::EPOLL_WAIT | nr::EPOLL_PWAIT | nr::EPOLL_PWAIT2 => return by_epoll(call.rdi, asks),
         nr::NANOSLEEP | nr::CLOCK_NANOSLEEP => return class::SLEEP,
         nr::FUTEX => return by_futex(call.rsi, call.r10, in_hand),
         _ => return class::OTHER,
@@ -118,6 +118,20 @@ pub(crate) fn classify(task: u64, in_hand: bool) -> usize {
         says::IDLE => class::IDLE,
         _ => class::OTHER,
     }
+}
+
+/// A loop's set holds its listener, a pipe and all its connections, and waiting on it is waiting for
+/// work. A driver that makes a set for its one connection (psycopg 3) waits for the database. Only
+/// threads that use one are looked at: the way to the set costs a loop more than the answer is worth.
+#[inline(always)]
+fn by_epoll(fd: u64, asks: bool) -> usize {
+    if asks
+        && let Some(Descriptor::Socket(sk)) = kernel::only_polled(fd)
+        && by_socket(sk) == says::DATABASE
+    {
+        return class::DATABASE;
+    }
+    class::IDLE
 }
 
 /// CPython waits for its interpreter lock 5 ms at a time; thread pools wait for work without a

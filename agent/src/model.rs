@@ -16,3 +16,4 @@ pub mod rtlink;
 pub mod scheduler;
 pub mod session;
 pub mod sql;
+pub mod text;

@@ -9,7 +9,11 @@ use agent_common::duration;
 use anyhow::{Context as _, bail};
 
 use crate::inject;
-use crate::model::{impairment, permission::Policy};
+use crate::model::{
+    impairment,
+    permission::{Device, Policy},
+};
+use crate::sys::{privilege, stops};
 
 mod host;
 mod inbox;
@@ -32,7 +36,7 @@ const DEFAULT_MAX_DELAY: &str = "1s";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     sudo agent serve --socket /run/dwell.sock\n  \
-    sudo agent serve --socket /run/dwell.sock --allow-uid 1000 --allow-port 8000 --allow-dev eth0 \
+    sudo agent serve --socket /run/dwell.sock --allow-uid 1000 --allow-port 8000 --allow-dev eth0@host \
     --max-delay 200ms")]
 pub struct Args {
     /// Where to make the socket; one that a dead agent left is replaced
@@ -49,8 +53,11 @@ pub struct Args {
     allow_port: Vec<u16>,
     /// Interface of the service's network namespace that may be impaired; may be given several times
     /// [default: none]
-    #[arg(long, value_name = "DEV", value_parser = device)]
-    allow_dev: Vec<String>,
+    ///
+    /// A bare DEV is that interface of any network namespace but the agent's own, since the peer
+    /// names the service. DEV@host is that of the agent's own, DEV@NAME that of one of `ip netns`.
+    #[arg(long, value_name = "DEV[@NETNS]", value_parser = device)]
+    allow_dev: Vec<Device>,
     /// Longest delay that a peer may ask for
     #[arg(
         long, value_name = "TIME", value_parser = delay, default_value = DEFAULT_MAX_DELAY,
@@ -59,18 +66,8 @@ pub struct Args {
     max_delay: Duration,
 }
 
-fn device(text: &str) -> Result<String, String> {
-    // See dev_valid_name in net/core/dev.c.
-    let valid = !text.is_empty()
-        && text.len() < 16
-        && text != "."
-        && text != ".."
-        && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
-    if valid {
-        Ok(text.to_owned())
-    } else {
-        Err("no interface can have that name; see `ip link`".to_owned())
-    }
+fn device(text: &str) -> Result<Device, String> {
+    text.parse().map_err(str::to_owned)
 }
 
 fn delay(text: &str) -> Result<Duration, String> {
@@ -87,6 +84,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         bail!("measuring needs root: run `sudo agent serve ...`");
     }
+    stops::block().context("cannot prepare for Ctrl-Z")?;
     let policy = Policy {
         uids: args.allow_uid.clone(),
         ports: args.allow_port.clone(),
@@ -98,7 +96,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for place in inject::recover::all().context("cannot look for what a killed agent left")? {
         eprintln!("agent: removed what a killed agent left: {place}");
     }
-    let socket = socket::PairingSocket::bind(&args.socket, &args.allow_uid)?;
+    let socket = socket::PairingSocket::bind(
+        &args.socket,
+        &args.allow_uid,
+        std::path::Path::new(socket::LOCKS),
+    )?;
+    // While this is the only thread: the others inherit what is left.
+    privilege::keep_what_sessions_need(&args.socket)
+        .context("cannot give up the capabilities that are not needed")?;
     eprintln!("agent: listening on {}; {}", args.socket.display(), allowed(args));
     listen::until_signal(&socket.listener, &policy, &mut kernel)
         .context("the pairing socket failed")?;
@@ -116,7 +121,7 @@ fn allowed(args: &Args) -> String {
         [] => "nothing may be delayed".to_owned(),
         devices => format!(
             "{} may be delayed by up to {}",
-            list(devices.to_vec()),
+            list(devices.iter().map(Device::to_string).collect()),
             duration::format(args.max_delay)
         ),
     };

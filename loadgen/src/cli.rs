@@ -31,7 +31,7 @@ Exit codes: 0 a valid run, 1 an error, 2 a wrong command line, 3 a run that ende
 
 const RUN_HELP: &str = "\
 Every user sends, waits for the response and sends again at once, on the same connection as long as
-the server keeps it. A kept connection that the server closed before it answered is replaced and the
+the server keeps it. A kept connection that turns out closed when the request comes is replaced and the
 request sent once more; the report counts these. After a failed connect a user rests for 10 ms.
 Redirects are not followed. Statuses from 400 on are failures.
 
@@ -196,8 +196,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(Stop::Usage(error)) => (error, EXIT_USAGE),
         Err(Stop::Error(error)) => (error, EXIT_ERROR),
     };
-    eprintln!("error: {error:#}");
+    tell(format_args!("error: {error:#}"));
     ExitCode::from(code)
+}
+
+/// Says something on standard error. Where nobody listens that is no reason to end.
+fn tell(text: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 fn parse_url(text: &str) -> Result<Url, String> {

@@ -5,22 +5,25 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use crate::{
-    record::{Outcome, RequestRecord, RunData},
+    join::completed,
+    record::{Outcome, RequestRecord, RunData, latencies},
     report::model::{Client, Latency, SeriesPoint},
 };
 
 /// Width of the window of `max_srps`.
 const SLIDING_NS: u64 = 10 * SECOND_NS;
+/// A shorter last point of the series is part of the one before it.
+const SHORTEST_NS: u64 = SECOND_NS / 10;
 /// Below this many successes in the hold, `hold_srps` is null.
 pub const HOLD_MIN_SUCCESSES: usize = 30;
 const SECOND_NS: u64 = 1_000_000_000;
 const NS_PER_MS: f64 = 1e6;
 const NS_PER_S: f64 = 1e9;
-/// Latencies are kept to 3 digits from 1 us up to an hour; a longer one counts as an hour.
-const HIGHEST_NS: u64 = 3_600 * SECOND_NS;
 
 /// The client's part of the report. The users are a closed loop: one that waits does not send, so
-/// a latency is that of the requests that were made, not of an offered rate.
+/// a latency is that of the requests that were made, not of an offered rate. Of requests beyond the
+/// records there are counts and a histogram: the rates over ten seconds and over the hold are of the
+/// stretch that was recorded.
 #[must_use]
 pub fn client(run: &RunData) -> Client {
     let mut ended: Vec<&RequestRecord> =
@@ -37,17 +40,26 @@ pub fn client(run: &RunData) -> Client {
             Outcome::Unfinished => {}
         }
     }
+    let beyond = &run.beyond;
+    for (name, count) in &beyond.failures {
+        *failures.entry((*name).to_owned()).or_insert(0) += count;
+    }
+    let beyond_peak = beyond.seconds.iter().map(|(_, successes)| *successes).max().unwrap_or(0);
     let series = series(run, &ended);
     Client {
         users: run.spec.users,
         hold_s: run.end.saturating_sub(run.hold_start) as f64 / NS_PER_S,
-        requests: ended.len() as u64,
-        successes: successes.len() as u64,
+        requests: ended.len() as u64 + beyond.requests,
+        successes: successes.len() as u64 + beyond.successes,
         failures,
         max_srps: max_srps(&successes, run.end.saturating_sub(run.start)),
-        peak_1s: peak_1s(&successes, run.start),
+        peak_1s: peak_1s(&successes, run.start).max(beyond_peak),
         hold_srps: hold_srps(&successes, run.hold_start, run.end),
-        latency_ms: latency(&ended),
+        latency_ms: latency(
+            ended.iter().copied().filter(|record| completed(record)),
+            beyond.latency.as_ref(),
+        ),
+        stale_retries: run.stale_retries,
         series,
     }
 }
@@ -90,22 +102,34 @@ fn hold_srps(times: &[u64], from: u64, to: u64) -> Option<f64> {
     Some((held.len() - 1) as f64 * NS_PER_S / (last - first) as f64)
 }
 
-fn latency(ended: &[&RequestRecord]) -> Option<Latency> {
-    let mut histogram = Histogram::<u64>::new_with_bounds(1_000, HIGHEST_NS, 3).ok()?;
+/// Of requests that got a response: what failed took as long as the failure, a refused connection
+/// next to nothing.
+fn latency<'a>(
+    answered: impl Iterator<Item = &'a RequestRecord>,
+    beyond: Option<&Histogram<u64>>,
+) -> Option<Latency> {
+    let mut histogram = latencies()?;
     let mut total = 0u128;
-    let mut longest = 0;
-    for record in ended {
+    let (mut longest, mut count) = (0, 0u64);
+    for record in answered {
         let ns = latency_ns(record);
         histogram.saturating_record(ns.max(1));
         total += u128::from(ns);
+        count += 1;
         longest = longest.max(ns);
+    }
+    if let Some(beyond) = beyond {
+        histogram.add(beyond).ok()?;
+        count += beyond.len();
+        total += (beyond.mean() * beyond.len() as f64) as u128;
+        longest = longest.max(beyond.max());
     }
     if histogram.is_empty() {
         return None;
     }
     let at = |quantile| histogram.value_at_quantile(quantile).min(longest) as f64 / NS_PER_MS;
     Some(Latency {
-        mean: total as f64 / ended.len() as f64 / NS_PER_MS,
+        mean: total as f64 / count as f64 / NS_PER_MS,
         p50: at(0.5),
         p90: at(0.9),
         p99: at(0.99),
@@ -119,29 +143,45 @@ pub(crate) fn latency_ns(record: &RequestRecord) -> u64 {
 }
 
 fn series(run: &RunData, ended: &[&RequestRecord]) -> Vec<SeriesPoint> {
-    let length = run.end.saturating_sub(run.start);
     let mut rest = ended;
     let mut points = Vec::new();
-    for second in 0..length.div_ceil(SECOND_NS) {
-        let from = run.start + second * SECOND_NS;
-        let to = (from + SECOND_NS).min(run.end);
+    let spans: Vec<(u64, u64)> = seconds(run.start, run.end).collect();
+    for (index, &(from, to)) in spans.iter().enumerate() {
+        let last = index + 1 == spans.len();
+        let until = if last { usize::MAX } else { index + 1 };
+        let beyond = run.beyond.seconds.iter().take(until).skip(index);
+        let beyond = beyond.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let within = rest.partition_point(|record| record.c4 < to || to == run.end);
         let (these, later) = rest.split_at(within);
         rest = later;
-        let mut times: Vec<u64> = these.iter().map(|record| latency_ns(record)).collect();
+        let answered = these.iter().filter(|record| completed(record));
+        let mut times: Vec<u64> = answered.map(|record| latency_ns(record)).collect();
         times.sort_unstable();
         let successes = these.iter().filter(|record| record.outcome == Outcome::Success).count();
         let span_s = (to - from) as f64 / NS_PER_S;
         points.push(SeriesPoint {
             t_s: (to - run.start) as f64 / NS_PER_S,
             users: run.user_starts.partition_point(|&start| start < to) as u32,
-            rps: these.len() as f64 / span_s,
-            srps: successes as f64 / span_s,
+            rps: (these.len() as u64 + beyond.0) as f64 / span_s,
+            srps: (successes as u64 + beyond.1) as f64 / span_s,
             p50_ms: quantile(&times, 0.5).map(|ns| ns as f64 / NS_PER_MS),
             p99_ms: quantile(&times, 0.99).map(|ns| ns as f64 / NS_PER_MS),
         });
     }
     points
+}
+
+/// The seconds of a run. A run stops a moment after its planned end: what is left over then makes no
+/// rate, and belongs to the last second.
+fn seconds(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+    let length = end.saturating_sub(start);
+    let left = length % SECOND_NS;
+    let whole = length / SECOND_NS;
+    let count = if left >= SHORTEST_NS || (whole == 0 && left > 0) { whole + 1 } else { whole };
+    (0..count).map(move |second| {
+        let from = start + second * SECOND_NS;
+        (from, if second + 1 == count { end } else { from + SECOND_NS })
+    })
 }
 
 /// The smallest value that at least `share` of all do not exceed; `sorted` ascending.
@@ -188,6 +228,77 @@ mod tests {
         assert_eq!(peak_1s(&times, 10 * S), 3);
         assert_eq!(peak_1s(&times, 10 * S - S / 2), 4);
         assert_eq!(peak_1s(&[], 0), 0);
+    }
+
+    #[test]
+    fn a_moment_after_the_last_second_is_part_of_it() {
+        let points = |length| seconds(S, S + length).collect::<Vec<_>>();
+        assert_eq!(points(2 * S + S / 1000), [(S, 2 * S), (2 * S, 3 * S + S / 1000)]);
+        assert_eq!(points(2 * S), [(S, 2 * S), (2 * S, 3 * S)]);
+        assert_eq!(points(S + S / 2), [(S, 2 * S), (2 * S, 2 * S + S / 2)]);
+        assert_eq!(points(S / 1000), [(S, S + S / 1000)], "all there is");
+        assert_eq!(points(0), []);
+    }
+
+    #[test]
+    fn every_request_is_in_one_point_of_the_series() {
+        let mut run =
+            crate::simulate::control(agent_common::abi::class::SLEEP, 20).one_at_a_time(1);
+        run.end += 3_000_000;
+        let client = client(&run);
+        assert_eq!(client.series.len() as u64, (run.end - run.start) / S);
+        let mut last = 0.0;
+        let mut total = 0.0;
+        for point in &client.series {
+            total += point.rps * (point.t_s - last);
+            last = point.t_s;
+        }
+        assert!((total - client.requests as f64).abs() < 1e-6, "{total} of {}", client.requests);
+    }
+
+    #[test]
+    fn latencies_are_of_requests_that_got_a_response() {
+        use crate::record::Failure;
+        let mut run =
+            crate::simulate::control(agent_common::abi::class::SLEEP, 20).one_at_a_time(1);
+        let before = client(&run).latency_ms.unwrap();
+        let refused = RequestRecord {
+            c0: run.end - 1_000,
+            c4: run.end - 900,
+            outcome: Outcome::Failed(Failure::ConnectRefused),
+            ..run.records[0]
+        };
+        run.records.extend(vec![refused; 10_000]);
+        let after = client(&run);
+        assert_eq!(after.failures["connect_refused"], 10_000);
+        assert_eq!(after.latency_ms.unwrap(), before);
+        assert!(after.series.last().unwrap().p50_ms.unwrap() > 1.0, "{:?}", after.series.last());
+        run.records.retain(|record| record.outcome == refused.outcome);
+        assert_eq!(client(&run).latency_ms, None);
+    }
+
+    #[test]
+    fn requests_beyond_the_records_are_in_counts_and_latencies() {
+        let run = crate::simulate::control(agent_common::abi::class::SLEEP, 20).one_at_a_time(1);
+        let whole = client(&run);
+        let mut capped = run.clone();
+        let rest = capped.records.split_off(capped.records.len() / 2);
+        let (unfinished, rest): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|record| record.outcome == Outcome::Unfinished);
+        rest.iter().for_each(|record| capped.beyond.count(record, run.start));
+        capped.records.extend(unfinished);
+        let capped = client(&capped);
+        assert_eq!((capped.requests, capped.successes), (whole.requests, whole.successes));
+        assert_eq!(capped.peak_1s, whole.peak_1s);
+        let (before, after) =
+            (whole.latency_ms.clone().unwrap(), capped.latency_ms.clone().unwrap());
+        assert!((before.mean - after.mean).abs() < 0.01 * before.mean, "{after:?}");
+        assert!((before.max - after.max).abs() < 0.01 * before.max, "{after:?}");
+        // To the three digits of the histograms.
+        assert!((before.p50 - after.p50).abs() < 2e-3 * before.p50, "{after:?}");
+        assert!((before.p99 - after.p99).abs() < 2e-3 * before.p99, "{after:?}");
+        let rates = |client: &Client| client.series.iter().map(|p| p.rps).collect::<Vec<_>>();
+        assert_eq!(rates(&capped), rates(&whole));
     }
 
     #[test]

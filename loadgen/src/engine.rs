@@ -4,9 +4,11 @@
 //! the way of a request but its record. A connection is kept as long as the server keeps it. Rules
 //! that a reader of the numbers should know:
 //!
-//! - A kept connection that the server closed before the first byte of the next response is not a
-//!   failure: like browsers and curl, the user sends the request once more on a new connection. Its
-//!   `c0` stays where the first attempt began, and [`Outcome::stale_retries`] counts it.
+//! - A kept connection that turns out closed when the next request comes, which shows within a round
+//!   trip, is not a failure: like browsers and curl, the user sends the request once more on a new
+//!   connection. Its `c0` stays where the first attempt began, and [`Outcome::stale_retries`] counts
+//!   it. A connection lost later, with the request in the server's hands, is a failed request.
+//! - Of the requests beyond [`MAX_RECORDS`] only counts and a histogram are kept.
 //! - After a failed connect the user waits [`CONNECT_BACKOFF_NS`]; after any other failure it goes
 //!   on at once.
 //! - Redirects are answers: they are not followed.
@@ -27,13 +29,18 @@ use mio::net::TcpStream;
 
 use crate::clock;
 use crate::http::RequestSpec;
-use crate::record::RequestRecord;
+use crate::record::{Beyond, RequestRecord};
 use crate::schedule::Schedule;
 
 pub use live::{Live, Span};
 
 /// How long a user rests after a failed connect, so that a closed port is not hammered.
 pub const CONNECT_BACKOFF_NS: u64 = 10_000_000;
+
+/// Records that a run keeps, over all threads. One has 192 bytes, so they take 768 MB; joining them
+/// takes some 50 bytes of each more.
+pub const MAX_RECORDS: usize = 4_000_000;
+const _: () = assert!(size_of::<RequestRecord>() <= 192);
 
 /// What the engine needs to know.
 #[derive(Clone, Debug)]
@@ -48,6 +55,8 @@ pub struct Plan {
     pub threads: u32,
     /// Longest time from `c0` to the last byte of the response; None: no limit.
     pub timeout: Option<Duration>,
+    /// Records to keep, [`MAX_RECORDS`] but in tests.
+    pub max_records: usize,
 }
 
 /// Why the engine could not run.
@@ -90,8 +99,10 @@ pub struct Outcome {
     pub end: u64,
     /// When each user was started, by its number.
     pub user_starts: Vec<u64>,
-    /// Every request begun, in order of `c4`.
+    /// Requests begun, in order of `c4`.
     pub records: Vec<RequestRecord>,
+    /// Those that ended after there was no room for more.
+    pub beyond: Beyond,
     /// Longest time spent on one batch of events, nanoseconds, over all threads.
     pub loop_busy_max: u64,
     /// Share of the run that a thread was on a processor: the busiest one's.
@@ -222,6 +233,7 @@ fn merge(start: u64, users: u32, parts: Vec<Outcome>) -> Outcome {
         whole.cpu_share = whole.cpu_share.max(part.cpu_share);
         whole.runqueue_share = whole.runqueue_share.max(part.runqueue_share);
         whole.stale_retries += part.stale_retries;
+        whole.beyond.add(&part.beyond);
         for (text, count) in part.system_errors {
             *whole.system_errors.entry(text).or_default() += count;
         }

@@ -26,6 +26,8 @@ pub const SATURATED: f64 = 0.90;
 pub const DOMINANT: f64 = 0.50;
 /// The network's part of a request is told from this share on, where the service has room.
 pub const NETWORK_WORTH_TELLING: f64 = 0.30;
+/// What was foretold came true if it was measured this close.
+const FORETOLD: f64 = 0.05;
 /// Below this many requests nothing is decided.
 pub const MIN_DECIDING: usize = 10;
 
@@ -57,6 +59,16 @@ impl Evidence<'_> {
         line.map_or(0.0, |line| line.mean_ms)
     }
 
+    /// Mean latency of completed requests, milliseconds; 0 if nothing was.
+    pub(crate) fn client_mean_ms(&self) -> f64 {
+        self.ledger.client_mean_ms.unwrap_or(0.0)
+    }
+
+    /// Mean length of the accept queue; 0 if it was not seen.
+    pub(crate) fn queue_mean(&self) -> f64 {
+        self.kernel().accept_queue_depth.as_ref().map_or(0.0, |depth| depth.mean)
+    }
+
     /// The interface that was delayed; empty without.
     pub(crate) fn device(&self) -> &str {
         let impaired = self.run.kernel.as_ref().and_then(|data| data.impaired.as_ref());
@@ -65,7 +77,32 @@ impl Evidence<'_> {
 
     /// How often a database round trip crosses the delayed interface.
     pub(crate) fn crossing(&self) -> Crossing {
-        Crossing::judge(self.kernel(), self.device(), self.delay_ms)
+        match Crossing::judge(self.kernel(), self.device(), self.delay_ms) {
+            Crossing::Unclear if self.foretold() => Crossing::Once,
+            judged => judged,
+        }
+    }
+
+    /// Whether workers are held as long as an undelayed run said they would be if every round trip
+    /// crossed once, and the delay is large enough to show.
+    fn foretold(&self) -> bool {
+        let kernel = self.kernel();
+        let connects = kernel.db_round_trips.iter().any(|line| line.kind == "tcp_connect");
+        let Some(prediction) = self.prediction.filter(|_| !connects) else { return false };
+        let (Some(expected), Some(times), Some(held), Some(count)) = (
+            prediction.held_ms,
+            prediction.crossings,
+            kernel.held_ms.as_ref(),
+            kernel.db_round_trips_per_request,
+        ) else {
+            return false;
+        };
+        let near = |value: f64, expected: f64| (value / expected - 1.0).abs() <= FORETOLD;
+        self.device() != crossing::LOOPBACK
+            && (prediction.delay_ms - self.delay_ms).abs() < 1e-6
+            && near(count, times)
+            && near(held.mean, expected)
+            && times * self.delay_ms >= DOMINANT * held.mean
     }
 
     /// Delay that a request waits for in its database round trips, milliseconds; None if that is
@@ -272,7 +309,7 @@ fn on_the_network(evidence: &Evidence<'_>, verdict: Verdict) -> Option<String> {
     let connect = evidence.stage_ms(Stage::Connect);
     let request = evidence.stage_ms(Stage::RequestNet);
     let response = evidence.stage_ms(Stage::ResponseNet);
-    let whole = evidence.ledger.client_mean_ms;
+    let whole = evidence.client_mean_ms();
     let network = connect + request + response;
     if whole <= 0.0 || network < NETWORK_WORTH_TELLING * whole {
         return None;
@@ -306,7 +343,7 @@ fn unfinished(evidence: &Evidence<'_>) -> Option<String> {
     let age = unfinished.mean_age_ms?;
     // Each user of a closed loop has one under way. Only those that are older than what got
     // through tell of a queue that the latencies do not show.
-    if age <= evidence.ledger.client_mean_ms {
+    if age <= evidence.client_mean_ms() {
         return None;
     }
     let (stage, most) = unfinished.by_stage.iter().max_by_key(|(_, count)| **count)?;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use agent_common::{abi::flag, wire};
 
-use crate::record::{Failure, KernelData, Outcome, RequestRecord};
+use crate::record::{KernelData, RequestRecord};
 
 /// Why a request has no kernel timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,10 +69,7 @@ pub struct Match<'a> {
 /// Whether a request ended with a response, success or not.
 #[must_use]
 pub fn completed(record: &RequestRecord) -> bool {
-    matches!(
-        record.outcome,
-        Outcome::Success | Outcome::Failed(Failure::Http4xx | Failure::Http5xx)
-    )
+    record.outcome.has_response()
 }
 
 /// Joins every record; the result is in the order of `records`.

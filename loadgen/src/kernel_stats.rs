@@ -63,12 +63,19 @@ pub struct KernelStats {
     pub setup_ms: f64,
     /// Time per request in all round trips, milliseconds.
     pub database_ms: f64,
-    /// The round trip that took most time in all, if any.
+    /// The round trip that lost most time to others asked for at once, if any did.
     pub dominant: Option<turns::Dominant>,
+    /// Time per request that its round trips would take if hardly anybody asked, milliseconds,
+    /// delay included.
+    pub database_alone_ms: f64,
+    /// Of each thread that read requests and was there for most of the hold, the shares of its time
+    /// that it was idle, and that it waited for a lock.
+    pub readers: Vec<Reader>,
     /// Distinct threads that began round trips in the hold.
     pub database_threads: usize,
 }
 
+pub use threads::Reader;
 pub use turns::Dominant;
 
 /// The kernel's part of the report. Rates and shares are over the hold; requests belong to it by
@@ -93,6 +100,7 @@ pub fn kernel(run: &RunData, data: &KernelData) -> KernelStats {
         |totals| totals.lost_events + totals.peer_slow,
     );
     let (database_ms, setup_ms) = turns.time_ms();
+    let alone = turns::alone(data, hold);
     let kernel = model::Kernel {
         requests: data.requests.len() as u64,
         lost_events: lost,
@@ -117,12 +125,15 @@ pub fn kernel(run: &RunData, data: &KernelData) -> KernelStats {
         holds: whole.len(),
         setup_ms,
         database_ms,
-        dominant: turns::dominant(data, hold),
+        dominant: alone.dominant,
+        database_alone_ms: alone.total_ns / answered.max(1) as f64 / NS_PER_MS,
+        readers: threads.readers(),
         database_threads: turns::threads(data, hold),
     }
 }
 
-fn queue_depth(data: &KernelData, hold: Span) -> QueueDepth {
+/// None without a window.
+fn queue_depth(data: &KernelData, hold: Span) -> Option<QueueDepth> {
     let (mut weighted, mut total, mut max) = (0.0, 0u64, 0);
     let mut last = None;
     for window in &data.windows {
@@ -136,7 +147,7 @@ fn queue_depth(data: &KernelData, hold: Span) -> QueueDepth {
         total += ns;
         max = max.max(window.queue_max);
     }
-    QueueDepth { mean: if total == 0 { 0.0 } else { weighted / total as f64 }, max }
+    (total > 0).then(|| QueueDepth { mean: weighted / total as f64, max })
 }
 
 /// Requests in progress, mean over the hold: the sum of their times from read to answer. One that

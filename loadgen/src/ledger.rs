@@ -13,7 +13,7 @@ use agent_common::wire::Window;
 pub use stages::{Split, Stage, Timeline, split};
 
 use crate::{
-    client_stats::{latency_ns, quantile},
+    client_stats::quantile,
     join::{self, Match},
     record::{RequestRecord, RunData},
     report::model,
@@ -59,7 +59,7 @@ pub fn close(run: &RunData, matches: &[Match<'_>]) -> Accounts {
         scoped.iter().filter_map(|(record, one)| entry(record, one, windows)).collect();
     take_out_overflow(&mut entries);
 
-    let client_total: u128 = scoped.iter().map(|(record, _)| u128::from(latency_ns(record))).sum();
+    let client_total: u128 = scoped.iter().map(|(record, _)| u128::from(time_ns(record))).sum();
     let matched_total: u128 = entries.iter().map(|entry| u128::from(entry.latency_ns)).sum();
     let stages_total: u128 = entries.iter().map(|entry| entry.split.total()).sum();
     let inverted: u128 = entries.iter().map(|entry| u128::from(entry.split.inverted_ns)).sum();
@@ -73,12 +73,9 @@ pub fn close(run: &RunData, matches: &[Match<'_>]) -> Accounts {
         unmatched: unmatched as u64,
         matched_fraction: fraction(matched, scoped.len()),
         unmatched_reasons: join::reasons(scoped.iter().map(|(_, one)| *one)),
-        inverted_fraction: ratio(inverted, matched_total),
-        residual_fraction: if client_total == 0 {
-            0.0
-        } else {
-            (client_total as f64 - stages_total as f64) / client_total as f64
-        },
+        inverted_fraction: (matched > 0).then(|| ratio(inverted, matched_total)),
+        residual_fraction: (client_total > 0)
+            .then(|| (client_total as f64 - stages_total as f64) / client_total as f64),
         client_wait_known: fraction(
             entries.iter().filter(|entry| entry.split.client_wait_known).count(),
             matched,
@@ -87,17 +84,38 @@ pub fn close(run: &RunData, matches: &[Match<'_>]) -> Accounts {
         stages: stage_lines(&entries, stages_total),
         client_mean_ms: mean_ms(client_total, scoped.len()),
         stages_mean_ms: mean_ms(stages_total, matched),
+        new_connections: fraction(
+            entries.iter().filter(|entry| entry.new_connection).count(),
+            matched,
+        ),
     };
     Accounts { ledger, run_matched_fraction: fraction(run_matched, run_completed) }
+}
+
+/// Where the ledger of a request begins. One that was sent again on a new connection, since the kept
+/// one turned out closed, begins with that connection: no kernel has a timeline of the first attempt,
+/// and it was no handshake.
+const fn start_ns(record: &RequestRecord) -> u64 {
+    if record.ordinal == 0 && record.connection_start > record.c0 {
+        record.connection_start
+    } else {
+        record.c0
+    }
+}
+
+/// The time of a request that the ledger accounts for.
+fn time_ns(record: &RequestRecord) -> u64 {
+    record.c4.saturating_sub(start_ns(record))
 }
 
 fn entry(record: &RequestRecord, one: &Match<'_>, windows: &[Window]) -> Option<Entry> {
     let server = one.server.ok()?;
     let new_connection = record.ordinal == 0;
+    let start = start_ns(record);
     let timeline = Timeline {
-        c0: record.c0,
-        s0: if new_connection { server.s0 } else { record.c0 },
-        s2: if new_connection { server.s2 } else { record.c0 },
+        c0: start,
+        s0: if new_connection { server.s0 } else { start },
+        s2: if new_connection { server.s2 } else { start },
         s1: server.s1,
         s3: server.s3,
         s4: server.s4,
@@ -109,11 +127,9 @@ fn entry(record: &RequestRecord, one: &Match<'_>, windows: &[Window]) -> Option<
         record.syn_retransmits > 0 || server.s0.saturating_sub(record.c1) > LATE_ESTABLISHED_NS;
     Some(Entry {
         split: split(&timeline),
-        latency_ns: latency_ns(record),
+        latency_ns: time_ns(record),
         new_connection,
-        dropped_handshake: new_connection
-            && sent_again
-            && overflowed(windows, record.c0, server.s0),
+        dropped_handshake: new_connection && sent_again && overflowed(windows, start, server.s0),
     })
 }
 
@@ -162,7 +178,7 @@ fn stage_lines(entries: &[Entry], total: u128) -> Vec<model::Stage> {
             let at = |share| quantile(&times, share).unwrap_or(0) as f64 / NS_PER_MS;
             model::Stage {
                 stage: stage.name().to_owned(),
-                mean_ms: mean_ms(sum, entries.len()),
+                mean_ms: sum as f64 / entries.len() as f64 / NS_PER_MS,
                 p50_ms: at(0.5),
                 p99_ms: at(0.99),
                 share: ratio(sum, total),
@@ -182,8 +198,8 @@ fn ratio(part: u128, whole: u128) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-fn mean_ms(total_ns: u128, count: usize) -> f64 {
-    if count == 0 { 0.0 } else { total_ns as f64 / count as f64 / NS_PER_MS }
+fn mean_ms(total_ns: u128, count: usize) -> Option<f64> {
+    (count > 0).then(|| total_ns as f64 / count as f64 / NS_PER_MS)
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub fn analyse(run: &RunData, inputs: &Inputs) -> Cell {
         name: spec.name.clone(),
         setup: spec.setup.clone(),
         route: spec.route.clone(),
-        delay_ms: spec.delay_ns.map(|ns| ns as f64 / 1e6),
+        delay_ms: spec.delay_ns.or(run.kernel.as_ref().map(|_| 0)).map(|ns| ns as f64 / 1e6),
         injection: None,
         client,
         kernel: None,

@@ -294,7 +294,7 @@ impl Opening {
                 Some(ToLoadgen::Error(reply)) => return Err(PairError::Refused { what, reply }),
                 Some(ToLoadgen::Bye) => return Err(link(LinkError::Closed)),
                 Some(message) if Collector::takes(&message) => {
-                    self.collector.take(message).map_err(link)?;
+                    self.collector.take(now_ns(), message).map_err(link)?;
                 }
                 Some(message) => return wanted(message).ok_or(PairError::Unexpected(what)),
             }
@@ -342,7 +342,7 @@ impl Keeper {
             match self.link.receive(rest)? {
                 None => {}
                 Some(ToLoadgen::Bye) => return Err(LinkError::Closed),
-                Some(message) => self.collector.take(message)?,
+                Some(message) => self.collector.take(now_ns(), message)?,
             }
         }
         Ok(())
@@ -375,7 +375,7 @@ impl Keeper {
                 Some(ToLoadgen::Bye) => return Err(LinkError::Closed),
                 Some(message) => {
                     heard = Instant::now();
-                    self.collector.take(message)?;
+                    self.collector.take(now_ns(), message)?;
                 }
             }
         }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! H(d) = H(0) + k d
-//! X(d) = min(W / H(d), N / (H(d) + 2 d))
+//! X(d) = min(W / H(d), N / (H(d) + c d))
 //! ```
 //!
 //! k is counted in the undelayed run: every database round trip of a hold crosses the delayed
@@ -14,12 +14,13 @@
 //! Terminating has no answer and nobody waits for it. Towards the client nothing is waited for:
 //! the handshake is over before accept() returns; its SYN-ACK is delayed, and the client's ACK and
 //! request follow together, so the bytes are there or come in the same moment; the response goes
-//! into the send buffer. The second bound is N users who each wait for a hold, the SYN-ACK and the
-//! response (on a kept connection less: it stays a bound from below on their wait).
+//! into the send buffer. The second bound is N users who each wait for a hold and for the response,
+//! and on a new connection for the SYN-ACK before: c is 1 plus the share of requests that were the
+//! first on their connection, as the ledger has it.
 //!
 //! An undelayed run does not show through which interface the service reaches its database; that
 //! it is the delayed one is assumed, and said. A delayed run shows it ([`crossing`]): on loopback
-//! the answers are delayed too, so a round trip crosses twice and a client waits for `4 d`.
+//! the answers are delayed too, so a round trip crosses twice and a client waits for `2 c d`.
 //!
 //! With the 43 ms and 8 round trips of the published sync io_read, that is 1.19 and 0.61 requests
 //! per second at 100 and 200 ms; published were 1.2 and 0.6.
@@ -130,7 +131,9 @@ impl Way {
             _ => {
                 let known = "Assumed, as an undelayed run does not show it: every database round \
                              trip leaves through the delayed interface, once.";
-                return Ok(way(1.0, crossing::CLIENT, known.to_owned()));
+                // Without a delay the ledger shows only which connections were kept.
+                let client = crossing::of_client(cell.ledger.as_ref(), device.unwrap_or(""), 0.0);
+                return Ok(way(1.0, client, known.to_owned()));
             }
         };
         let client = crossing::of_client(cell.ledger.as_ref(), device, had_ms);
@@ -188,9 +191,12 @@ fn one_at_a_time(
                 way.crossings,
             ),
             way.known.clone(),
-            "Nothing towards the client is waited for while a worker is held: the handshake is \
-             over, the request comes with its last packet, the response fits the send buffer."
-                .to_owned(),
+            format!(
+                "Nothing towards the client is waited for while a worker is held: the handshake is \
+                 over, the request comes with its last packet, the response fits the send buffer. \
+                 The client itself waits for {} per request.",
+                words::several(way.client, "delay", "delays"),
+            ),
             format!(
                 "The number of workers ({workers:.0}), round trips per request and the \
                  database's own speed stay as they were; the users keep the workers busy."
@@ -207,9 +213,11 @@ fn concurrent(cell: &Cell, delay_ms: f64, way: &Way) -> Prediction {
          necessarily fewer: a bound only."
             .to_owned(),
         format!(
-            "Each user waits for {:.2} database round trips, the handshake and the response, one \
-             after the other.",
-            way.round_trips
+            "Each user waits for {:.2} database round trips and for what passes between it and \
+             the service, which the delay holds up {} per request (the response, and the handshake \
+             of a new connection), one after the other.",
+            way.round_trips,
+            words::several(way.client, "time", "times"),
         ),
         way.known.clone(),
     ];

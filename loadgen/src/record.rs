@@ -3,9 +3,11 @@
 //! Pure data. `engine` and `pair` fill it; `join`, `ledger` and `explain` read it. All times are
 //! CLOCK_MONOTONIC of this host in nanoseconds; 0 means that the mark was not reached.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use agent_common::wire;
+use hdrhistogram::Histogram;
 
 /// Why a request failed. Names in reports: [`Failure::name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +61,14 @@ pub enum Outcome {
     Unfinished,
 }
 
+impl Outcome {
+    /// Whether a whole response came, success or not.
+    #[must_use]
+    pub const fn has_response(self) -> bool {
+        matches!(self, Self::Success | Self::Failed(Failure::Http4xx | Failure::Http5xx))
+    }
+}
+
 /// One request as the client saw it.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRecord {
@@ -99,6 +109,78 @@ pub struct RequestRecord {
     pub outcome: Outcome,
 }
 
+/// Requests that ended when there was no room for further records.
+#[derive(Clone, Debug, Default)]
+pub struct Beyond {
+    /// How many.
+    pub requests: u64,
+    /// Of which successes.
+    pub successes: u64,
+    /// Of which failures, by class.
+    pub failures: BTreeMap<&'static str, u64>,
+    /// Latency of those that got a response, nanoseconds; None if none did.
+    pub latency: Option<Histogram<u64>>,
+    /// How many ended, and how many of them were successes, in each second of the run.
+    pub seconds: Vec<(u64, u64)>,
+}
+
+/// Latencies are kept to 3 digits from 1 us up to an hour; a longer one counts as an hour.
+const LATENCY_NS: (u64, u64) = (1_000, 3_600_000_000_000);
+
+/// An empty histogram of latencies in nanoseconds; None cannot happen, the bounds being fixed.
+#[must_use]
+pub fn latencies() -> Option<Histogram<u64>> {
+    Histogram::new_with_bounds(LATENCY_NS.0, LATENCY_NS.1, 3).ok()
+}
+
+impl Beyond {
+    /// Counts a request of a run that began at `start`.
+    pub(crate) fn count(&mut self, record: &RequestRecord, start: u64) {
+        self.requests += 1;
+        let success = u64::from(record.outcome == Outcome::Success);
+        self.successes += success;
+        if let Outcome::Failed(failure) = record.outcome {
+            *self.failures.entry(failure.name()).or_default() += 1;
+        }
+        if record.outcome.has_response() {
+            if self.latency.is_none() {
+                self.latency = latencies();
+            }
+            if let Some(latency) = &mut self.latency {
+                latency.saturating_record(record.c4.saturating_sub(record.c0).max(1));
+            }
+        }
+        let second = (record.c4.saturating_sub(start) / 1_000_000_000) as usize;
+        if self.seconds.len() <= second {
+            self.seconds.resize(second + 1, (0, 0));
+        }
+        self.seconds[second].0 += 1;
+        self.seconds[second].1 += success;
+    }
+
+    /// Adds those of another thread.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.successes += other.successes;
+        for (name, count) in &other.failures {
+            *self.failures.entry(name).or_default() += count;
+        }
+        match (&mut self.latency, &other.latency) {
+            // Same bounds, so it always fits.
+            (Some(mine), Some(theirs)) => {
+                let _ = mine.add(theirs);
+            }
+            (mine, theirs) => *mine = mine.take().or_else(|| theirs.clone()),
+        }
+        let most = self.seconds.len().max(other.seconds.len());
+        self.seconds.resize(most, (0, 0));
+        for (mine, theirs) in self.seconds.iter_mut().zip(&other.seconds) {
+            mine.0 += theirs.0;
+            mine.1 += theirs.1;
+        }
+    }
+}
+
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunSpec {
@@ -135,8 +217,12 @@ pub struct RunData {
     pub end: u64,
     /// When each user was started, in order.
     pub user_starts: Vec<u64>,
-    /// Every request that was begun, in order of `c4`. Unfinished ones included.
+    /// Requests that were begun, in order of `c4`, unfinished ones included.
     pub records: Vec<RequestRecord>,
+    /// Those for which there was no room among the records.
+    pub beyond: Beyond,
+    /// Requests sent again, since the kept connection turned out closed.
+    pub stale_retries: u64,
     /// Largest time that a ready socket waited in the load generator's own event loop, measured
     /// as the time spent on one batch of events, and its mean, nanoseconds.
     pub loop_busy_max: u64,
@@ -177,8 +263,23 @@ pub struct KernelData {
     pub totals: Option<wire::Totals>,
     /// When the agent was lost, if it was.
     pub lost_at: Option<u64>,
+    /// Records of the agent's for which there was no room.
+    pub dropped_records: u64,
     /// Packets that the injector dropped or let through undelayed.
     pub injector_dropped: u64,
-    /// Notices and errors from the agent, as it worded them.
+    /// Errors that the agent told of, in the order in which they came.
+    pub errors: Vec<AgentError>,
+    /// Notices from the agent, as it worded them.
     pub notices: Vec<String>,
+}
+
+/// Something that went wrong on the agent's side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentError {
+    /// When we heard of it, nanoseconds.
+    pub at_ns: u64,
+    /// What kind of thing.
+    pub code: wire::ErrorCode,
+    /// The agent's own sentence.
+    pub message: String,
 }

@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
@@ -12,7 +12,7 @@ use agent_common::{
     wire::{self, DbKind, DbTurn, ServerRequest, ThreadWindow, Window},
 };
 
-use crate::record::{KernelData, Outcome, RequestRecord, RunData, RunSpec};
+use crate::record::{Beyond, KernelData, Outcome, RequestRecord, RunData, RunSpec};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
@@ -47,6 +47,8 @@ pub(crate) struct Load {
     /// On everything that leaves the service.
     pub(crate) delay: u64,
     pub(crate) steps: Vec<Step>,
+    /// Connections of clients are kept from request to request (event loops only).
+    pub(crate) keep_alive: bool,
 }
 
 /// The study's io_read on a sync worker: 43 ms, of which the database 36.
@@ -65,7 +67,16 @@ pub(crate) fn io_read(name: &'static str, setup: &'static str, delay_ms: u64) ->
     steps.push(Step::Spend(class::CPU, 2 * MS));
     steps.push(Step::Turn(DbKind::Query, Some(2), 30 * MS));
     steps.push(Step::Spend(class::CPU, 2 * MS));
-    Load { name, setup, users: 100, ramp_per_s: 10.0, hold_s: 60, delay: delay_ms * MS, steps }
+    Load {
+        name,
+        setup,
+        users: 100,
+        ramp_per_s: 10.0,
+        hold_s: 60,
+        delay: delay_ms * MS,
+        steps,
+        keep_alive: false,
+    }
 }
 
 /// A server without a database that spends its time in one wait class.
@@ -79,6 +90,7 @@ pub(crate) fn control(class: usize, ms: u64) -> Load {
         hold_s: 20,
         delay: 0,
         steps,
+        keep_alive: false,
     }
 }
 
@@ -177,9 +189,12 @@ impl Load {
             }
             let executor = FIRST_EXECUTOR + index as u32;
             let request = &mut requests[index].0;
-            if step == 0 && request.s2 == 0 {
+            if step == 0 && request.s3 == 0 {
                 let at = now.max(loop_free);
-                request.s2 = at + TICK;
+                let new = request.ordinal == 0;
+                if new {
+                    request.s2 = at + TICK;
+                }
                 request.s3 = at + 2 * TICK;
                 loop_free = at + 2 * TICK;
                 sim.segment(FIRST_WORKER, class::CPU, at, loop_free);
@@ -190,8 +205,10 @@ impl Load {
                     end: request.s2 + 1,
                     ns: [0; class::COUNT],
                 };
-                sim.kernel.holds.push(hold);
-                sim.seen.push((FIRST_WORKER, at, 1, 1, 0));
+                if new {
+                    sim.kernel.holds.push(hold);
+                }
+                sim.seen.push((FIRST_WORKER, at, u64::from(new), 1, 0));
             }
             let now = now.max(request.s3);
             let until = match self.steps.get(step) {
@@ -213,7 +230,7 @@ impl Load {
                     } else {
                         arrives + ns
                     };
-                    let conn = request.conn + 1_000_000;
+                    let conn = index as u64 + 1_000_000;
                     sim.turn(executor, 0, conn, step, (kind, statement), (now, until));
                     sim.segment(executor, class::DATABASE, now, until);
                     sim.seen.push((executor, now, 0, 0, 1));
@@ -249,7 +266,10 @@ struct Sim<'a> {
     seen: Vec<(u32, u64, u64, u64, u64)>,
     queued: Vec<(u64, u64)>,
     next: u64,
-    begun: Vec<(u64, u64)>,
+    /// User and start of each request, by connection and ordinal.
+    begun: HashMap<(u64, u32), (u32, u64)>,
+    /// The last request on each user's connection, where connections are kept.
+    kept: HashMap<u32, (ServerRequest, u64)>,
 }
 
 impl<'a> Sim<'a> {
@@ -284,7 +304,8 @@ impl<'a> Sim<'a> {
             seen: Vec::new(),
             queued: Vec::new(),
             next: 0,
-            begun: Vec::new(),
+            begun: HashMap::new(),
+            kept: HashMap::new(),
         }
     }
 
@@ -292,11 +313,27 @@ impl<'a> Sim<'a> {
         self.user_starts.iter().zip(0..).map(|(&at, user)| Reverse((at, user))).collect()
     }
 
-    /// A new connection: ports come again after a while, as they do.
+    /// A request on the user's kept connection, else on a new one: ports come again after a while, as
+    /// they do.
     fn connect(&mut self, user: u32, c0: u64) -> ServerRequest {
+        if let Some((last, start)) = self.kept.get(&user).copied() {
+            let request = ServerRequest {
+                ordinal: last.ordinal + 1,
+                s1: c0 + NET,
+                s3: 0,
+                s4: 0,
+                s5: 0,
+                rx_offset: last.rx_offset + TX,
+                tx_offset: last.tx_offset + RX,
+                ..last
+            };
+            self.begun.insert((request.conn, request.ordinal), (user, c0));
+            self.kept.insert(user, (request, start));
+            return request;
+        }
         self.next += 1;
         let port = 30_000 + (self.next % 997) as u16;
-        self.begun.push((u64::from(user), c0));
+        self.begun.insert((self.next, 0), (user, c0));
         let s0 = c0 + 3 * NET + self.load.delay;
         ServerRequest {
             conn: self.next,
@@ -320,38 +357,45 @@ impl<'a> Sim<'a> {
 
     /// Records what both sides saw; returns when the client had its answer.
     fn answer(&mut self, request: &ServerRequest, tid: u32) -> u64 {
-        let (user, c0) = self.begun[request.conn as usize - 1];
+        let (user, c0) = self.begun[&(request.conn, request.ordinal)];
+        let new = request.ordinal == 0;
+        let start = if new { c0 } else { self.kept[&user].1 };
+        if self.load.keep_alive {
+            self.kept.insert(user, (*request, start));
+        }
         let answered = request.s5 != 0;
         let c4k = request.s5 + NET + self.load.delay;
         let c4 = c4k + TICK;
         let done = answered && c4 <= self.end;
         self.records.push(RequestRecord {
-            user: user as u32,
+            user,
             local: request.client,
             remote: request.server,
-            connection_start: c0,
-            ordinal: 0,
-            tx_offset: 0,
+            connection_start: start,
+            ordinal: request.ordinal,
+            tx_offset: request.rx_offset,
             tx_bytes: TX,
-            rx_offset: 0,
+            rx_offset: request.tx_offset,
             rx_bytes: if done { RX } else { 0 },
             c0,
-            c1: request.s0 - NET,
-            c2: request.s0 - NET + 1_000,
+            c1: if new { request.s0 - NET } else { 0 },
+            c2: if new { request.s0 - NET + 1_000 } else { c0 + 1_000 },
             c3: if done { c4 } else { 0 },
             c4: if done { c4 } else { self.end },
             syn_retransmits: 0,
             status: if done { 200 } else { 0 },
             outcome: if done { Outcome::Success } else { Outcome::Unfinished },
         });
-        self.queued.push((request.s0, if request.s2 == 0 { self.end } else { request.s2 }));
+        if new {
+            self.queued.push((request.s0, if request.s2 == 0 { self.end } else { request.s2 }));
+        }
         if done {
             self.kernel.client_turns.push(wire::ClientTurn {
                 client: request.client,
                 server: request.server,
-                ordinal: 0,
+                ordinal: request.ordinal,
                 flags: flag::CLOSED,
-                syn: c0 + 1_000,
+                syn: start + 1_000,
                 established: request.s0 - NET,
                 c3k: c4k,
                 c4k,
@@ -431,13 +475,15 @@ impl<'a> Sim<'a> {
                 users: load.users,
                 ramp_per_s: load.ramp_per_s,
                 hold_ns: load.hold_s * SECOND,
-                delay_ns: Some(load.delay),
+                delay_ns: Some(load.delay).filter(|&delay| delay > 0),
             },
             start: START,
             hold_start: self.hold_start,
             end: self.end,
             user_starts: self.user_starts,
             records: self.records,
+            beyond: Beyond::default(),
+            stale_retries: 0,
             loop_busy_max: 50_000,
             engine_cpu_share: 0.02,
             engine_runqueue_share: 0.001,

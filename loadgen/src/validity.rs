@@ -1,9 +1,11 @@
 //! Whether a run can be believed. The thresholds were fixed before the first run, and no run may
 //! change them: an invalid run is reported as such.
 
+use agent_common::wire::ErrorCode;
+
 use crate::{
     ledger::{Accounts, Stage},
-    record::{Outcome, RunData},
+    record::{KernelData, Outcome, RunData},
     report::model::{Kernel, Validity},
 };
 
@@ -53,10 +55,25 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
     if run.interrupted {
         reasons.push("the run was interrupted before its end".to_owned());
     }
-    let ended = run.records.iter().filter(|record| record.outcome != Outcome::Unfinished);
-    if ended.clone().count() > 0 && !ended.clone().any(|record| record.outcome == Outcome::Success)
-    {
-        reasons.push("every request failed: see the failures above, and the URL".to_owned());
+    let count = |outcome: fn(Outcome) -> bool| {
+        run.records.iter().filter(|record| outcome(record.outcome)).count()
+    };
+    let succeeded = count(|outcome| outcome == Outcome::Success);
+    if !run.records.is_empty() && succeeded == 0 && run.beyond.successes == 0 {
+        reasons.push(format!(
+            "no request succeeded: {} failed and {} were not answered; see the failures above, \
+             and the URL",
+            count(|outcome| matches!(outcome, Outcome::Failed(_))),
+            count(|outcome| outcome == Outcome::Unfinished),
+        ));
+    }
+    if run.beyond.requests > 0 {
+        reasons.push(format!(
+            "{} requests ended after {} had been recorded and were only counted: make the run \
+             shorter, or take fewer users",
+            run.beyond.requests,
+            run.records.len()
+        ));
     }
     reasons.extend(generator_short(run));
     if let Some(data) = &run.kernel {
@@ -66,12 +83,19 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
                 "kernel side lost at {seconds:.1} s: the agent ended or its socket closed"
             ));
         }
+        if data.dropped_records > 0 {
+            reasons.push(format!(
+                "{} of the agent's records found no room: make the run shorter, or take fewer users",
+                data.dropped_records
+            ));
+        }
         if data.injector_dropped > 0 {
             reasons.push(format!(
                 "the injector dropped or let through undelayed {} packets: its queue was full",
                 data.injector_dropped
             ));
         }
+        agent_errors(run, data, &mut reasons, &mut notes);
         notes.extend(data.notices.iter().cloned());
         if let Some(path) = data.totals.as_ref().and_then(|totals| totals.unix_database.as_ref()) {
             notes.push(format!(
@@ -92,6 +116,27 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
     Validity { valid: reasons.is_empty(), reasons, notes }
 }
 
+/// What the agent told of. A service that ended or a delay that did, before the users were stopped,
+/// makes the rest of the run another experiment; what went wrong afterwards does not touch it.
+fn agent_errors(
+    run: &RunData,
+    data: &KernelData,
+    reasons: &mut Vec<String>,
+    notes: &mut Vec<String>,
+) {
+    for error in &data.errors {
+        let seconds = error.at_ns.saturating_sub(run.start) as f64 / 1e9;
+        let told = format!("the agent reports at {seconds:.1} s: {}", error.message);
+        let breaks = match error.code {
+            ErrorCode::TargetGone | ErrorCode::Kernel => error.at_ns <= run.end,
+            ErrorCode::Busy | ErrorCode::Forbidden | ErrorCode::Invalid | ErrorCode::NoTarget => {
+                false
+            }
+        };
+        if breaks { reasons.push(told) } else { notes.push(told) }
+    }
+}
+
 fn ledger(accounts: &Accounts, reasons: &mut Vec<String>, notes: &mut Vec<String>) {
     let ledger = &accounts.ledger;
     let worst = [ledger.matched_fraction, accounts.run_matched_fraction]
@@ -108,17 +153,17 @@ fn ledger(accounts: &Accounts, reasons: &mut Vec<String>, notes: &mut Vec<String
         )),
         Some(_) => {}
     }
-    if ledger.inverted_fraction > INVERTED_MAX {
+    if let Some(share) = ledger.inverted_fraction.filter(|&share| share > INVERTED_MAX) {
         reasons.push(format!(
             "kernel marks contradict causality by {} of the time (at most {})",
-            percent(ledger.inverted_fraction),
+            percent(share),
             percent(INVERTED_MAX)
         ));
     }
-    if ledger.residual_fraction.abs() > RESIDUAL_MAX {
+    if let Some(share) = ledger.residual_fraction.filter(|share| share.abs() > RESIDUAL_MAX) {
         reasons.push(format!(
             "the stages differ from the client's time by {} (at most {})",
-            percent(ledger.residual_fraction),
+            percent(share),
             percent(RESIDUAL_MAX)
         ));
     }

@@ -12,7 +12,10 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use agent_common::wire::{Frames, Hello, Targeted, ToAgent, ToLoadgen, decode, encode, preamble};
+use agent_common::wire::{
+    ErrorCode, ErrorReply, Frames, Hello, Targeted, ToAgent, ToLoadgen, Totals, decode, encode,
+    preamble,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -139,6 +142,39 @@ fn bad_input_is_one_clear_error() {
 }
 
 #[test]
+fn outputs_that_fail_do_not_cost_the_report() {
+    let url = url(server(Duration::from_millis(5)));
+    let directory = tempfile::tempdir().unwrap();
+    let report = |name: &str| directory.path().join(name);
+    let arguments = ["run", &url, "--users", "1", "--hold", "300ms", "--json"];
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+
+    let path = report("stdout.json");
+    let mut command = loadgen();
+    command.args(arguments).arg(&path).stdout(full());
+    let (code, _, err) = outcome(&command.output().unwrap());
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("cannot write to standard output: No space left"), "{err}");
+    assert!(json(&path)["cells"][0]["client"]["successes"].as_u64().unwrap() > 5);
+
+    // Nobody reads standard error: neither progress nor errors may end the program.
+    let path = report("stderr.json");
+    let mut command = loadgen();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.args(arguments).arg(&path).stdout(full()).stderr(writer);
+    assert_eq!(command.status().unwrap().code(), Some(1));
+    assert!(json(&path)["cells"][0]["client"]["successes"].as_u64().unwrap() > 5);
+
+    let path = report("page.html");
+    let mut command = loadgen();
+    command.args(arguments).arg("/dev/full").arg("--html").arg(&path);
+    let (code, out, _) = outcome(&command.output().unwrap());
+    assert_eq!(code, 1);
+    assert!(out.contains("1 users") && std::fs::read_to_string(&path).unwrap().contains("<html"));
+}
+
+#[test]
 fn a_full_disk_is_an_error_after_the_text_report() {
     let url = url(server(Duration::from_millis(5)));
     let (code, out, err) =
@@ -174,8 +210,12 @@ fn ctrl_c_ends_the_run_with_a_report() {
     assert!(report["cells"][0]["client"]["successes"].as_u64().unwrap() > 5);
 }
 
+/// Hears what the load generator says; says what an agent would.
+type Hear<'a> = &'a mut dyn FnMut() -> Option<ToAgent>;
+type Say<'a> = &'a mut dyn FnMut(&ToLoadgen);
+
 /// An agent that pairs, then does what the test says.
-fn agent(socket: &Path, then: impl FnOnce(&mut dyn FnMut() -> Option<ToAgent>) + Send + 'static) {
+fn agent(socket: &Path, then: impl FnOnce(Hear<'_>, Say<'_>) + Send + 'static) {
     let listener = UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -186,7 +226,8 @@ fn agent(socket: &Path, then: impl FnOnce(&mut dyn FnMut() -> Option<ToAgent>) +
         let mut say = move |message: &ToLoadgen| {
             let mut out = Vec::new();
             encode(message, &mut out).unwrap();
-            writer.write_all(&out).unwrap();
+            // The load generator may have left.
+            let _ = writer.write_all(&out);
         };
         let mut frames = Frames::default();
         let mut hear = move || loop {
@@ -211,7 +252,7 @@ fn agent(socket: &Path, then: impl FnOnce(&mut dyn FnMut() -> Option<ToAgent>) +
         }));
         assert_eq!(hear(), Some(ToAgent::Start));
         say(&ToLoadgen::Started { at_ns: 1 });
-        then(&mut hear);
+        then(&mut hear, &mut say);
     });
 }
 
@@ -220,7 +261,7 @@ fn an_agent_lost_in_mid_run_makes_it_invalid_and_not_shorter() {
     let url = url(server(Duration::from_millis(10)));
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("a.sock");
-    agent(&socket, |_| std::thread::sleep(Duration::from_millis(300)));
+    agent(&socket, |_, _| std::thread::sleep(Duration::from_millis(300)));
     let begun = Instant::now();
     let name = format!("unix:{}", socket.display());
     let (code, out, err) = run(&["run", &url, "--users", "1", "--hold", "1s", "--agent", &name]);
@@ -231,12 +272,42 @@ fn an_agent_lost_in_mid_run_makes_it_invalid_and_not_shorter() {
 }
 
 #[test]
+fn a_service_that_ends_in_mid_run_makes_it_invalid() {
+    let url = url(server(Duration::from_millis(10)));
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("a.sock");
+    agent(&socket, |hear, say| {
+        std::thread::sleep(Duration::from_millis(300));
+        say(&ToLoadgen::Error(ErrorReply {
+            code: ErrorCode::TargetGone,
+            message: "the service's processes have ended".to_owned(),
+        }));
+        while let Some(message) = hear() {
+            if message == ToAgent::Stop {
+                say(&ToLoadgen::Stopped(Totals {
+                    requests: 0,
+                    counters: Vec::new(),
+                    lost_events: 0,
+                    peer_slow: 0,
+                    unix_database: None,
+                }));
+            }
+        }
+    });
+    let name = format!("unix:{}", socket.display());
+    let (code, out, err) = run(&["run", &url, "--users", "1", "--hold", "1s", "--agent", &name]);
+    assert_eq!(code, 3, "{out} {err}");
+    let out = out.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(out.contains("INVALID") && out.contains("the service's processes have ended"), "{out}");
+}
+
+#[test]
 fn a_second_ctrl_c_does_not_wait_for_the_agent() {
     let url = url(server(Duration::from_millis(10)));
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("a.sock");
     // Never answers Stop.
-    agent(&socket, |hear| while hear().is_some() {});
+    agent(&socket, |hear, _| while hear().is_some() {});
     let child = loadgen()
         .args(["run", &url, "--users", "1", "--hold", "60s"])
         .args(["--agent", &format!("unix:{}", socket.display())])

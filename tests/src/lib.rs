@@ -5,4 +5,6 @@ pub mod lab;
 #[cfg(feature = "agent")]
 pub mod observed;
 pub mod paired;
+#[cfg(feature = "agent")]
+pub mod programs;
 pub mod strace;

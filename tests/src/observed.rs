@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use agent::sys::observe::{Event, Observer, Target};
+use agent::{
+    model::plan::Plan,
+    sys::observe::{Event, Observer, Target},
+};
 use agent_common::{
     abi::{ClientTurn, Hold, Request, ThreadTime, Turn, class, counter},
     wire,
@@ -151,7 +154,22 @@ pub fn observe<T>(lab: &Lab, work: impl FnOnce() -> Result<T>) -> Result<(T, See
 /// # Errors
 /// As there.
 pub fn observe_target<T>(target: &Target, work: impl FnOnce() -> Result<T>) -> Result<(T, Seen)> {
-    let mut observer = Observer::attach(target)?;
+    watch(Observer::attach(target)?, work)
+}
+
+/// As [`observe_target`], with a plan of the test's own.
+///
+/// # Errors
+/// As there.
+pub fn observe_plan<T>(
+    target: &Target,
+    plan: &Plan,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<(T, Seen)> {
+    watch(Observer::attach_plan(target, plan)?, work)
+}
+
+fn watch<T>(mut observer: Observer, work: impl FnOnce() -> Result<T>) -> Result<(T, Seen)> {
     let done = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&done);
     let drain = thread::spawn(move || {

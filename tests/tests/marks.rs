@@ -1,5 +1,8 @@
 //! The marks, proved against what the test's own client saw, strace and a packet capture.
 
+#[path = "marks/shapes.rs"]
+mod shapes;
+
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},

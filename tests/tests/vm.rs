@@ -2,7 +2,7 @@
 //! the same agent binary does the whole job, and leaves nothing.
 //!
 //! The test boots a virtual machine through `cargo xtask vm`, and in it runs this very binary with
-//! the ignored test `inside`.
+//! the ignored tests that are meant for it.
 #![allow(clippy::panic, reason = "a test: what it found goes into the message")]
 
 #[path = "inject/support.rs"]
@@ -10,6 +10,8 @@
 mod inject;
 #[path = "vm/inside.rs"]
 mod inside;
+#[path = "vm/killed.rs"]
+mod killed;
 #[path = "vm/state.rs"]
 mod state;
 #[path = "serve/support.rs"]
@@ -25,6 +27,13 @@ use tests::lab::{Lab, PostgresSpec, paths};
 /// Rows of the posts table: the marks do not depend on it, and emulation is slow.
 const ROWS: u32 = 1_000;
 
+/// What runs in the machine, in one boot.
+const INSIDE: [&str; 3] = [
+    "inside::the_whole_job",
+    "killed::a_killed_agent_leaves_nothing_within_a_second",
+    "killed::what_is_another_agents_is_left_alone",
+];
+
 #[test]
 fn the_agent_injects_and_measures_under_6_1() -> Result<()> {
     // Made here, where it takes a second; the machine sees this one's files.
@@ -36,14 +45,16 @@ fn the_agent_injects_and_measures_under_6_1() -> Result<()> {
     let output = Command::new(xtask()?)
         .args(["vm", "--kernel", "6.1", "--timeout", "1200", "--"])
         .arg(test)
-        .args(["--ignored", "--exact", "inside::the_whole_job", "--nocapture"])
+        .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])
+        .args(INSIDE)
         .output()
         .context("cannot start xtask")?;
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}");
     eprintln!("{}", String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "in the virtual machine: {}", output.status);
-    assert!(said.contains("test result: ok. 1 passed; 0 failed"), "another test ran");
+    let passed = format!("test result: ok. {} passed; 0 failed", INSIDE.len());
+    assert!(said.contains(&passed), "other tests ran");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ mod summary;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::setup::{self, Need};
 use groups::Plan;
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Install what is missing without asking; CI=true in the environment does the same
     #[arg(long, short)]
     yes: bool,
-    /// Run only tests whose name holds this, and no format or lint check
+    /// Run only this group, or tests whose name holds this, and no format or lint check
     filter: Option<String>,
 }
 
@@ -58,5 +58,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         plan.privileged(&mut summary);
     }
     print!("{summary}");
+    if let Some(filter) = &args.filter
+        && summary.passed()
+        && !summary.ran_tests()
+    {
+        bail!("no group is called `{filter}`, and no test's name holds it");
+    }
     Ok(if summary.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

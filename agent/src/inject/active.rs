@@ -18,6 +18,7 @@ use crate::model::impairment::{Engine, EngineChoice, Impairment, Receipt};
 use crate::sys::link::{self, Link};
 use crate::sys::netlink::{Conn, Refusal};
 use crate::sys::netns::Netns;
+use crate::sys::netns_end::Presence;
 use crate::sys::qdisc::{self, QdiscError};
 
 /// Where an impairment goes: everything that leaves `device` in `netns`.
@@ -36,17 +37,21 @@ pub enum End {
     Cleared,
     /// The interface is gone.
     DeviceVanished,
+    /// The namespace is gone: its name, or all who were in it.
+    NamespaceGone,
     /// The engine failed, with the reason.
     Failed(String),
 }
 
 /// What an impairment did, told when it has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// What packets got; None where the engine cannot tell (netem).
     pub receipt: Option<Receipt>,
     /// Packets dropped, or let through undelayed, since the engine's queue was full.
     pub dropped: u64,
+    /// Packets that were held when it was taken away, and were lost with it (netem).
+    pub lost: u64,
 }
 
 /// An impairment in force. It ends with [`Self::clear`] or when this is dropped, and if the process
@@ -96,8 +101,9 @@ pub fn apply(
     let link = scope.netns.run(|| find(scope))??;
     let (engine, why) = choose(choice)?;
     let pid = std::process::id();
+    let (id, number) = registry::new_id();
     let entry = Entry {
-        id: registry::new_id(),
+        id,
         pid,
         started: registry::start_time(pid).unwrap_or(0),
         engine,
@@ -105,13 +111,15 @@ pub fn apply(
         device: link.name,
         index: link.index,
         netns: scope.netns.label().to_owned(),
+        origin: scope.netns.origin().clone(),
         netns_inode: scope.netns.inode(),
         since: registry::unix_now(),
         before: None,
     };
     refuse_second(&entry)?;
+    let presence = Presence::of(&scope.netns);
     // Sockets and the guardian belong to the namespace of the thread that makes them.
-    scope.netns.run(|| start(entry, why))?
+    scope.netns.run(|| start(entry, number, why, presence))?
 }
 
 fn kernel(action: &'static str) -> impl Fn(Refusal) -> InjectError {
@@ -139,14 +147,20 @@ fn refuse_second(entry: &Entry) -> Result<(), InjectError> {
             device: entry.device.clone(),
             netns: entry.netns.clone(),
             by: format!(" by process {}", other.pid),
+            clear: entry.clear_command(),
         }),
     }
 }
 
-fn start(mut entry: Entry, why: String) -> Result<ActiveImpairment, InjectError> {
+fn start(
+    mut entry: Entry,
+    number: u32,
+    why: String,
+    presence: Presence,
+) -> Result<ActiveImpairment, InjectError> {
     let mut route = link::open().map_err(kernel("open rtnetlink"))?;
     let events = Conn::open_link_events().map_err(kernel("listen for news of interfaces"))?;
-    match qdisc::look(&mut route, entry.index) {
+    match qdisc::look(&mut route, entry.index, qdisc::own_handle(number)) {
         Ok(before) if entry.engine == Engine::Netem => entry.before = Some(before),
         Ok(_) => {}
         // nfqueue goes before any qdisc and gets along with all of them.
@@ -155,9 +169,12 @@ fn start(mut entry: Entry, why: String) -> Result<ActiveImpairment, InjectError>
     }
     // On disk first, so that there is never an impairment that no file tells of.
     entry.write()?;
-    let begun = begin(route, events, &entry, why);
+    let begun = begin(route, events, &entry, why, presence);
     if begun.is_err() {
-        entry.remove();
+        match recover::put_back(&entry) {
+            Ok(()) => entry.remove(),
+            Err(_) => entry.abandon(),
+        }
     }
     begun
 }
@@ -167,6 +184,7 @@ fn begin(
     events: Conn,
     entry: &Entry,
     why: String,
+    presence: Presence,
 ) -> Result<ActiveImpairment, InjectError> {
     let local = |action: &str, source| InjectError::Kernel { action: action.to_owned(), source };
     let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -188,7 +206,7 @@ fn begin(
     // From here on a failure drops `active`, which clears.
     let thread = std::thread::Builder::new()
         .name("inject-control".to_owned())
-        .spawn(move || control::run(&shared, &listener, &events))
+        .spawn(move || control::run(&shared, &listener, &events, &presence))
         .map_err(|source| local("start a thread", source))?;
     active.control = Some(thread);
     Ok(active)
@@ -215,7 +233,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn failure(&self) -> Option<String> {
+    pub(super) fn failure(&self) -> Option<End> {
         match &mut *self.lock() {
             State::InForce(running) => running.failure(),
             _ => None,
@@ -242,7 +260,13 @@ impl Shared {
         };
         *state = State::Ended(end, kept);
         drop(state);
-        self.entry.remove();
+        match &result {
+            // What nfqueue made goes with its sockets in any case.
+            Err(error) if self.entry.before.is_some() && !error.is_end_of_place() => {
+                self.entry.abandon();
+            }
+            _ => self.entry.remove(),
+        }
         self.changed.notify_all();
         result
     }
@@ -326,13 +350,19 @@ impl ActiveImpairment {
     pub fn clear(mut self) -> Result<Outcome, InjectError> {
         let outcome = self.shared.finish(None);
         self.stop_control();
-        match self.ended() {
-            None | Some(End::Cleared) => outcome,
-            Some(End::DeviceVanished) => {
-                Err(InjectError::DeviceVanished(self.shared.entry.device.clone()))
+        let Entry { device, netns, .. } = &self.shared.entry;
+        let why = match self.ended() {
+            None | Some(End::Cleared) => return outcome,
+            Some(End::DeviceVanished) => InjectError::DeviceVanished(device.clone()),
+            Some(End::NamespaceGone) => {
+                InjectError::NamespaceGone { device: device.clone(), netns: netns.clone() }
             }
-            Some(End::Failed(reason)) => Err(self.shared.failed(reason)),
-        }
+            Some(End::Failed(reason)) => self.shared.failed(reason),
+        };
+        Err(match outcome {
+            Ok(_) => why,
+            Err(left) => self.shared.failed(format!("{why}. And then: {left}")),
+        })
     }
 
     fn stop_control(&mut self) {

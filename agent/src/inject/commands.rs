@@ -10,7 +10,7 @@ use clap::Subcommand;
 
 use super::error::InjectError;
 use crate::sys::guardian;
-use crate::sys::netns::Netns;
+use crate::sys::netns::{Netns, Origin};
 
 /// Injects a delay into what leaves an interface, lists what is injected, and clears it.
 #[derive(Debug, clap::Args)]
@@ -74,6 +74,14 @@ impl Namespace {
         }
     }
 
+    fn origin(&self) -> Origin {
+        match (&self.netns, self.pid.as_ref().and_then(|pid| pid.parse().ok())) {
+            (Some(name), _) => Origin::Named(name.clone()),
+            (None, Some(pid)) => Origin::Process(pid),
+            (None, None) => Origin::Current,
+        }
+    }
+
     fn arguments(&self) -> Vec<&str> {
         match (&self.netns, &self.pid) {
             (Some(name), _) => vec!["--netns", name],
@@ -103,10 +111,13 @@ fn ms(ns: u64) -> String {
 
 /// What an impairment did, in words.
 fn outcome_text(outcome: &super::Outcome) -> String {
-    let dropped = match outcome.dropped {
+    let mut dropped = match outcome.dropped {
         0 => "none was dropped or let through undelayed".to_owned(),
         n => format!("{} dropped or let through undelayed: the queue was full", packets(n)),
     };
+    if outcome.lost > 0 {
+        dropped += &format!("; {} in it were lost when it was taken away", packets(outcome.lost));
+    }
     match outcome.receipt {
         None => dropped,
         Some(receipt) if receipt.packets == 0 => format!("no packet was held; {dropped}"),

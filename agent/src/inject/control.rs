@@ -1,5 +1,5 @@
 //! The thread beside an impairment: answers `agent inject list` and `clear`, and notices when the
-//! interface goes or the engine fails.
+//! interface or its namespace goes, or the engine fails.
 //!
 //! One exchange per connection on a Unix socket that only root can reach: a line of JSON each way.
 
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::active::{End, Outcome, Shared};
 use crate::sys::link;
 use crate::sys::netlink::Conn;
+use crate::sys::netns_end::Presence;
 
 /// How often the engine's health is looked at.
 const HEALTH_MS: u16 = 500;
@@ -42,8 +43,8 @@ pub(super) enum Answer {
     Failed(String),
 }
 
-/// Runs until the impairment has ended.
-pub(super) fn run(shared: &Shared, listener: &UnixListener, events: &Conn) {
+/// Runs until the impairment has ended. To be called on a thread in its namespace.
+pub(super) fn run(shared: &Shared, listener: &UnixListener, events: &Conn, presence: &Presence) {
     loop {
         let mut fds = [
             PollFd::new(shared.stop.as_fd(), PollFlags::POLLIN),
@@ -67,8 +68,11 @@ pub(super) fn run(shared: &Shared, listener: &UnixListener, events: &Conn) {
                 }
             }
         }
-        if let Some(reason) = shared.failure() {
-            return end(shared, End::Failed(reason));
+        if let Some(how) = shared.failure() {
+            return end(shared, how);
+        }
+        if presence.is_over() {
+            return end(shared, End::NamespaceGone);
         }
         if peer && let Ok((stream, _)) = listener.accept() {
             // A peer that fails to ask or to listen is no concern of the impairment.
@@ -92,7 +96,8 @@ fn serve(shared: &Shared, mut stream: UnixStream) -> io::Result<bool> {
     BufReader::new((&stream).take(MAX_LINE)).read_line(&mut line)?;
     let answer = match serde_json::from_str(&line) {
         Ok(Question::Status) => {
-            Answer::Status(Outcome { receipt: shared.receipt(), dropped: shared.dropped() })
+            let (receipt, dropped) = (shared.receipt(), shared.dropped());
+            Answer::Status(Outcome { receipt, dropped, ..Outcome::default() })
         }
         Ok(Question::Clear) => match shared.finish(Some(End::Cleared)) {
             Ok(outcome) => Answer::Cleared(outcome),

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::model::impairment::{Engine, ImpairmentError};
-use crate::sys::netns::NetnsError;
+use crate::sys::netns::{NetnsError, Origin};
 
 /// Why an impairment could not be put into force, looked at, or cleared.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub enum InjectError {
     /// An impairment of ours is on the interface already.
     #[error(
         "interface `{device}` in network namespace {netns} is impaired already{by}; \
-             end that with `agent inject clear --dev {device}`"
+             end that with `{clear}`"
     )]
     AlreadyImpaired {
         /// Interface.
@@ -43,6 +43,8 @@ pub enum InjectError {
         netns: String,
         /// ` by process N`, or nothing.
         by: String,
+        /// The command that ends it.
+        clear: String,
     },
     /// Somebody else's queueing discipline is on the interface.
     #[error(
@@ -94,6 +96,17 @@ pub enum InjectError {
     /// The interface went away while impaired.
     #[error("interface `{0}` vanished while it was impaired: nothing is delayed any more")]
     DeviceVanished(String),
+    /// The namespace went away while impaired.
+    #[error(
+        "network namespace {netns} ended while interface `{device}` in it was impaired: nothing is \
+             delayed any more"
+    )]
+    NamespaceGone {
+        /// Interface.
+        device: String,
+        /// How the namespace was named.
+        netns: String,
+    },
     /// The thread that lets packets go failed.
     #[error("the delay on interface `{device}` failed and was ended: {reason}")]
     Failed {
@@ -118,6 +131,12 @@ pub enum InjectError {
         /// Its answer.
         source: io::Error,
     },
+    /// It is another agent's.
+    #[error(
+        "{0} is delayed by an agent that keeps its files elsewhere (in a container?), and was left \
+             alone; clear it there"
+    )]
+    HeldElsewhere(String),
     /// Nothing to clear.
     #[error("nothing is injected on interface `{0}`; see `agent inject list`")]
     NothingThere(String),
@@ -142,4 +161,17 @@ pub enum InjectError {
         /// Why not.
         source: io::Error,
     },
+}
+
+impl InjectError {
+    /// Whether the interface went, and all that was on it.
+    pub(super) fn is_end_of_place(&self) -> bool {
+        matches!(self, Self::DeviceVanished(_) | Self::NamespaceGone { .. })
+    }
+}
+
+/// The command that ends the impairment of one interface: others of the same name are in other
+/// namespaces.
+pub(super) fn clear_command(device: &str, origin: &Origin) -> String {
+    format!("agent inject clear --dev {device} {}", origin.arguments())
 }

@@ -1,19 +1,22 @@
-//! Removes what dead agents left: entries of processes that are gone, and qdiscs with our handle
+//! Removes what dead agents left: entries of processes that are gone, and qdiscs with our handles
 //! that no live process answers for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::InjectError;
 use super::registry::{self, Entry};
 use super::running::{of_nfqueue, of_qdisc};
 use crate::model::impairment::Engine;
-use crate::sys::link;
-use crate::sys::netns::{NAMED, Netns};
+use crate::sys::guardian;
+use crate::sys::link::{self, Link};
+use crate::sys::netlink::Conn;
+use crate::sys::netns::Netns;
 use crate::sys::nfqueue::Delay;
 use crate::sys::qdisc::{self, Before};
 
-/// Removes all that dead agents left on this machine: a run without delay must be without delay.
-/// Returns a line for each.
+/// Cleans up behind every dead agent that this one can tell to be dead, by its entry: a run without
+/// delay must be without delay. A qdisc of ours that no entry tells of may be that of a live agent
+/// with other files than this one's, so it is left to an explicit `clear`. Returns a line for each.
 ///
 /// # Errors
 /// Not root, or the kernel refuses.
@@ -21,39 +24,43 @@ pub fn all() -> Result<Vec<String>, InjectError> {
     super::engines::require_root()?;
     registry::prepare()?;
     let _lock = registry::lock()?;
-    let dead = stale(|_| true)?;
-    let mut removed: Vec<String> = dead
-        .iter()
-        .map(|entry| format!("{} (agent {} is gone)", entry.device, entry.pid))
-        .collect();
-    removed.extend(orphans(|_, _| true)?);
-    Ok(removed)
+    let line = |entry: &Entry| format!("{} (agent {} is gone)", entry.device, entry.pid);
+    Ok(stale(|_| true)?.iter().map(line).collect())
 }
 
 /// Cleans up behind every dead entry that `wanted` picks, and returns them. Call it with the
-/// registry locked.
+/// registry locked. An entry whose interface cannot be put back stays.
+///
+/// # Errors
+/// The first that could not be put back; the others are.
 pub(super) fn stale(wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, InjectError> {
     let dead: Vec<Entry> =
         registry::read()?.0.into_iter().filter(|e| !e.is_live() && wanted(e)).collect();
-    if !dead.is_empty() {
-        let namespaces = reachable();
-        for entry in &dead {
-            // A namespace that cannot be found has ended, and its interfaces with it.
-            let Some(netns) = namespaces.get(&entry.netns_inode) else { continue };
-            match (entry.engine, &entry.before) {
-                (Engine::Netem, Some(before)) => netns.run(|| restore(entry, before))??,
-                (Engine::Netem, None) => {}
-                (Engine::Nfqueue, _) => netns
-                    .run(|| Delay::remove_stale(entry.index))?
-                    .map_err(|error| of_nfqueue(error, entry))?,
+    let namespaces = if dead.is_empty() { BTreeMap::new() } else { reachable() };
+    let (mut cleaned, mut first_error) = (Vec::new(), None);
+    for entry in dead {
+        // A namespace that cannot be found has ended, and its interfaces with it.
+        let put_back = match namespaces.get(&entry.netns_inode) {
+            Some(netns) => netns.run(|| put_back(&entry)).map_err(InjectError::from).flatten(),
+            None => Ok(()),
+        };
+        match put_back {
+            Ok(()) => {
+                entry.remove();
+                cleaned.push(entry);
             }
+            Err(error) => first_error = first_error.or(Some(error)),
         }
     }
-    dead.iter().for_each(Entry::remove);
-    Ok(dead)
+    first_error.map_or(Ok(cleaned), Err)
 }
 
-fn restore(entry: &Entry, before: &Before) -> Result<(), InjectError> {
+/// Puts the interface of `entry` back as it was, in the calling thread's namespace.
+pub(super) fn put_back(entry: &Entry) -> Result<(), InjectError> {
+    if entry.engine == Engine::Nfqueue {
+        return Delay::remove_stale(entry.index).map_err(|error| of_nfqueue(error, entry));
+    }
+    let Some(before) = &entry.before else { return Ok(()) };
     let mut route = link::open().map_err(|refusal| InjectError::Kernel {
         action: "open rtnetlink".to_owned(),
         source: refusal.into(),
@@ -63,51 +70,81 @@ fn restore(entry: &Entry, before: &Before) -> Result<(), InjectError> {
         .map_err(|error| of_qdisc(error, entry))
 }
 
-/// Removes qdiscs of ours that no live entry tells of, on interfaces that `wanted` picks by name and
-/// namespace inode. Returns `interface in namespace` for each. Call it with the registry locked.
+/// A qdisc of ours that no live entry tells of.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    /// `interface in namespace`.
+    pub(super) place: String,
+    /// Whether it was left alone, since its guardian lives.
+    pub(super) guarded: bool,
+    /// Length of the interface's transmit queue. What it was before is not known.
+    pub(super) tx_queue_len: u32,
+}
+
+/// Removes qdiscs of ours that neither a live entry nor a live guardian answers for, on interfaces
+/// that `wanted` picks by name and namespace inode. Call it with the registry locked.
 pub(super) fn orphans(
     wanted: impl Fn(&str, u64) -> bool + Sync,
-) -> Result<Vec<String>, InjectError> {
+) -> Result<Vec<Orphan>, InjectError> {
     let known: Vec<(u64, i32)> = registry::read()?
         .0
         .iter()
         .filter(|entry| entry.is_live())
         .map(|entry| (entry.netns_inode, entry.index))
         .collect();
-    let mut removed = Vec::new();
+    let mut found = Vec::new();
     for netns in reachable().values() {
         // One that is gone meanwhile, or closed to us, has nothing to remove.
-        let found = netns.run(|| {
+        let here = netns.run(|| {
             let Ok(mut route) = link::open() else { return vec![] };
             let links = link::list(&mut route).unwrap_or_default();
             links
                 .into_iter()
                 .filter(|link| wanted(&link.name, netns.inode()))
                 .filter(|link| !known.contains(&(netns.inode(), link.index)))
-                .filter_map(|link| {
-                    // How it was before is not known: the kernel's default it was, or ours would
-                    // not have been put there.
-                    let before =
-                        Before { kind: qdisc::HIDDEN.to_owned(), tx_queue_len: link.tx_queue_len };
-                    let restored = qdisc::restore(&mut route, link.index, &before);
-                    restored.ok().filter(|done| *done).map(|_| link.name)
-                })
+                .filter_map(|link| orphan(&mut route, &link, netns.label()))
                 .collect()
         });
-        for device in found.unwrap_or_default() {
-            removed.push(format!("{device} in network namespace {}", netns.label()));
-        }
+        found.extend(here.unwrap_or_default());
     }
-    Ok(removed)
+    Ok(found)
+}
+
+fn orphan(route: &mut Conn, link: &Link, netns: &str) -> Option<Orphan> {
+    let root = qdisc::root(route, link.index).ok().filter(qdisc::Root::is_ours)?;
+    let guarded = guardian::watches(link.index, root.handle);
+    if !guarded {
+        // The kernel's default it was, or ours would not have been put there.
+        let (kind, tx_queue_len) = (qdisc::HIDDEN.to_owned(), link.tx_queue_len);
+        let before = Before { kind, tx_queue_len, own: root.handle };
+        qdisc::restore(route, link.index, &before).ok().filter(|done| done.removed)?;
+    }
+    let place = format!("{} in network namespace {netns}", link.name);
+    Some(Orphan { place, guarded, tx_queue_len: link.tx_queue_len })
+}
+
+/// The interface that is called `name` in the namespace of each entry, for those whose namespace is
+/// within reach: by inode.
+pub(super) fn indices(name: &str, entries: &[Entry]) -> BTreeMap<u64, Option<i32>> {
+    let wanted: BTreeSet<u64> = entries.iter().map(|entry| entry.netns_inode).collect();
+    let index = |netns: &Netns| {
+        netns.run(|| {
+            let links = link::list(&mut link::open().ok()?).ok()?;
+            Some(links.into_iter().find(|link| link.name == name).map(|link| link.index))
+        })
+    };
+    reachable()
+        .into_iter()
+        .filter(|(inode, _)| wanted.contains(inode))
+        .filter_map(|(inode, netns)| Some((inode, index(&netns).ok()??)))
+        .collect()
 }
 
 /// Every namespace that has a name or a process, by inode number.
 fn reachable() -> BTreeMap<u64, Netns> {
     let mut found = BTreeMap::new();
     let current = Netns::current().into_iter();
-    let named = Netns::names()
-        .into_iter()
-        .filter_map(|name| Netns::open(&format!("{NAMED}/{name}"), name).ok());
+    let named = Netns::names().into_iter().filter_map(|name| Netns::named(&name).ok());
     let of_processes = std::fs::read_dir("/proc")
         .into_iter()
         .flatten()

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::error::InjectError;
+use super::error::{InjectError, clear_command};
 use crate::model::impairment::{Engine, Impairment};
+use crate::sys::netns::Origin;
 use crate::sys::qdisc::Before;
 
 /// Where the files are. Emptied by a reboot, as the kernel's state is.
@@ -36,8 +37,10 @@ pub(super) struct Entry {
     pub(super) impairment: Impairment,
     pub(super) device: String,
     pub(super) index: i32,
-    /// How the namespace was named.
+    /// How the namespace was named, in words.
     pub(super) netns: String,
+    /// How the namespace was named.
+    pub(super) origin: Origin,
     /// Inode number of the namespace.
     pub(super) netns_inode: u64,
     /// Seconds since 1970.
@@ -50,6 +53,11 @@ impl Entry {
     /// Whether the process that wrote it is still there.
     pub(super) fn is_live(&self) -> bool {
         start_time(self.pid) == Some(self.started)
+    }
+
+    /// The command that ends it.
+    pub(super) fn clear_command(&self) -> String {
+        clear_command(&self.device, &self.origin)
     }
 
     /// Path of the socket that its holder answers on.
@@ -77,6 +85,14 @@ impl Entry {
         write().map_err(failed("write", &path))
     }
 
+    /// Leaves the file to the next start or `clear`, since the interface could not be put back. From
+    /// now on nobody answers for it.
+    pub(super) fn abandon(&self) {
+        let _ = fs::remove_file(self.socket());
+        // Where it cannot be written, the old file does the same once this process has ended.
+        let _ = Self { started: 0, ..self.clone() }.write();
+    }
+
     /// Removes the file and the socket.
     pub(super) fn remove(&self) {
         for path in [self.socket(), self.file().with_extension("partial"), self.file()] {
@@ -86,11 +102,13 @@ impl Entry {
     }
 }
 
-/// A name for a new entry: unique among live processes, and within this one.
-pub(super) fn new_id() -> String {
+/// A name for a new entry, unique among live processes and within this one, and a number that is
+/// seldom that of another.
+pub(super) fn new_id() -> (String, u32) {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    format!("{}-{count}", std::process::id())
+    let pid = std::process::id();
+    (format!("{pid}-{count}"), pid.wrapping_add(count))
 }
 
 /// Now, in seconds since 1970.
@@ -212,6 +230,7 @@ mod tests {
             device: "lo".into(),
             index: 1,
             netns: "current".into(),
+            origin: Origin::Current,
             netns_inode: 0,
             since: 0,
             before: None,
@@ -220,6 +239,9 @@ mod tests {
         let text = serde_json::to_string(&entry).unwrap();
         assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
         entry.started += 1;
+        assert!(!entry.is_live());
+        // As an abandoned one has it.
+        entry.started = 0;
         assert!(!entry.is_live());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::active::Outcome;
+use super::active::{End, Outcome};
 use super::error::InjectError;
 use super::registry::Entry;
 use crate::model::impairment::{Engine, Receipt};
@@ -10,13 +10,13 @@ use crate::model::netem::NetemOptions;
 use crate::sys::guardian::{Guardian, Ward};
 use crate::sys::netlink::Conn;
 use crate::sys::nfqueue::{Delay, Direction, NfqueueError};
-use crate::sys::qdisc::{self, Before, QdiscError};
+use crate::sys::qdisc::{self, QdiscError};
 
 /// An engine in force.
 #[derive(Debug)]
 pub(super) enum Running {
     /// The kernel's own, with the process that takes it away should this one be killed.
-    Netem { route: Conn, index: i32, before: Before, guardian: Guardian },
+    Netem { route: Conn, ward: Ward, guardian: Guardian },
     /// Ours.
     Nfqueue(Delay),
 }
@@ -35,8 +35,7 @@ impl Running {
                 })?;
                 let delay = qdisc::add(&mut route, entry.index, &entry.impairment, before)
                     .map_err(|error| of_qdisc(error, entry))?;
-                let before = before.clone();
-                Ok((Self::Netem { route, index: entry.index, before, guardian }, delay))
+                Ok((Self::Netem { route, ward, guardian }, delay))
             }
             _ => {
                 let options = NetemOptions::from(&entry.impairment);
@@ -64,27 +63,30 @@ impl Running {
 
     pub(super) fn dropped(&mut self) -> u64 {
         match self {
-            Self::Netem { route, index, .. } => match qdisc::root(route, *index) {
-                Ok(root) if root.is_ours() => root.drops,
+            Self::Netem { route, ward, .. } => match qdisc::root(route, ward.index) {
+                Ok(root) if root.is_own(ward.before.own) => root.drops,
                 _ => 0,
             },
             Self::Nfqueue(delay) => delay.dropped(),
         }
     }
 
-    /// Why it is no longer in force, if it is not.
-    pub(super) fn failure(&mut self) -> Option<String> {
+    /// How it ended by itself, if it did. To be called on a thread in its namespace: a guardian that
+    /// is gone is replaced.
+    pub(super) fn failure(&mut self) -> Option<End> {
         match self {
-            Self::Netem { route, index, .. } => match qdisc::root(route, *index) {
-                Ok(root) if !root.is_ours() => Some(format!(
+            Self::Netem { route, ward, guardian } => match qdisc::root(route, ward.index) {
+                Ok(root) if !root.is_own(ward.before.own) => Some(End::Failed(format!(
                     "somebody replaced netem by the qdisc {} {}",
                     root.kind,
                     root.handle_text()
-                )),
-                // That the interface went is told by its own news.
-                _ => None,
+                ))),
+                Ok(_) => replace_if_gone(guardian, ward),
+                Err(QdiscError::NoDevice) => Some(End::DeviceVanished),
+                // The next look asks again.
+                Err(_) => None,
             },
-            Self::Nfqueue(delay) => delay.failure(),
+            Self::Nfqueue(delay) => delay.failure().map(End::Failed),
         }
     }
 
@@ -92,17 +94,34 @@ impl Running {
     pub(super) fn clear(mut self, entry: &Entry) -> Result<Outcome, InjectError> {
         let dropped = self.dropped();
         match self {
-            Self::Netem { mut route, index, before, guardian } => {
-                let restored = qdisc::restore(&mut route, index, &before);
+            Self::Netem { mut route, ward, guardian } => {
+                let restored = qdisc::restore(&mut route, ward.index, &ward.before);
                 drop(guardian);
-                restored.map_err(|error| of_qdisc(error, entry))?;
-                Ok(Outcome { receipt: None, dropped })
+                let lost = restored.map_err(|error| of_qdisc(error, entry))?.lost;
+                Ok(Outcome { receipt: None, dropped, lost })
             }
             Self::Nfqueue(delay) => {
                 let account = delay.clear().map_err(|error| of_nfqueue(error, entry))?;
-                Ok(Outcome { receipt: Some(account.receipt), dropped: account.dropped })
+                let (receipt, dropped) = (Some(account.receipt), account.dropped);
+                Ok(Outcome { receipt, dropped, lost: 0 })
             }
         }
+    }
+}
+
+/// An agent without a guardian would leave its qdisc behind if it were killed.
+fn replace_if_gone(guardian: &mut Guardian, ward: &Ward) -> Option<End> {
+    if guardian.is_alive() {
+        return None;
+    }
+    match Guardian::start(ward) {
+        Ok(next) => {
+            *guardian = next;
+            None
+        }
+        Err(error) => Some(End::Failed(format!(
+            "its guardian process ended, and no other could be started: {error}"
+        ))),
     }
 }
 
@@ -111,6 +130,7 @@ fn already(entry: &Entry) -> InjectError {
         device: entry.device.clone(),
         netns: entry.netns.clone(),
         by: String::new(),
+        clear: entry.clear_command(),
     }
 }
 

@@ -11,6 +11,10 @@ pub mod flag {
     pub const REQUEST: u16 = 0x1;
     /// Answer even when all went well.
     pub const ACK: u16 = 0x4;
+    /// Send the news of what was done or asked to the asker too.
+    pub const ECHO: u16 = 0x8;
+    /// On an answer: what is dumped changed meanwhile, so that something may be missing.
+    pub const DUMP_INTR: u16 = 0x10;
     /// Return every match (`NLM_F_ROOT | NLM_F_MATCH`).
     pub const DUMP: u16 = 0x300;
     /// Refuse if it exists.
@@ -144,6 +148,13 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
         rest = rest.get(align4(len)..).unwrap_or(&[]);
         Some(message)
     })
+}
+
+/// The code that the end of a dump carries: negative where it broke off (`netlink_dump_done` in
+/// `net/netlink/af_netlink.c`).
+#[must_use]
+pub fn done_code(done: &Message<'_>) -> i32 {
+    array(done.body, 0).map_or(0, i32::from_ne_bytes)
 }
 
 /// The attributes in `bytes` as (type without flag bits, value). Stops at the first that does not

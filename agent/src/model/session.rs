@@ -10,7 +10,7 @@ use agent_common::{
 
 use super::{
     impairment::Impairment,
-    permission::{Policy, Refusal},
+    permission::{Place, Policy, Refusal},
 };
 
 /// A peer must have said Hello by then.
@@ -69,6 +69,7 @@ pub struct Session {
     policy: Policy,
     stage: Stage,
     device: String,
+    place: Place,
     lease: Option<Duration>,
     heard_ns: u64,
 }
@@ -81,6 +82,7 @@ impl Session {
             policy,
             stage: Stage::Greeting,
             device: String::new(),
+            place: Place::default(),
             lease: None,
             heard_ns: now_ns,
         }
@@ -173,13 +175,15 @@ impl Session {
         let delay = Duration::from_nanos(request.delay_ns);
         let impairment =
             Impairment::fixed_delay(delay).map_err(|error| invalid(error.to_string()))?;
-        self.policy.may_impair(device, delay).map_err(forbidden)?;
+        self.policy.may_impair(device, &self.place, delay).map_err(forbidden)?;
         Ok(Action::Impair { device: device.clone(), impairment, lease })
     }
 
-    /// A service was found; `device` is the interface to impair by default.
-    pub fn targeted(&mut self, device: String) {
+    /// A service was found; `device` is the interface to impair by default, and `place` where all
+    /// of its interfaces are.
+    pub fn targeted(&mut self, device: String, place: Place) {
         self.stage = Stage::Targeted;
+        self.place = place;
         self.device = device;
     }
 

@@ -10,10 +10,10 @@ use agent_common::{
 use super::kernel::{Impair, Kernel, Measure, Service};
 use crate::{
     inject::{self, ActiveImpairment, End, EngineChoice, Outcome, Scope},
-    model::{aggregate::Counters, impairment::Impairment, plan},
+    model::{aggregate::Counters, impairment::Impairment, permission::Place, plan, text},
     sys::{
         clock,
-        discover::{self, DiscoverError},
+        discover::{self, DiscoverError, Life},
         facts,
         observe::{Event, Observer, Target},
     },
@@ -31,7 +31,11 @@ impl Host {
     /// # Errors
     /// It cannot even be asked; `agent doctor` tells more.
     pub(super) fn new() -> Result<Self, crate::sys::observe::ObserveError> {
-        Ok(Self { plan: plan::plan(&facts::gather()?).lines })
+        let mut lines = plan::plan(&facts::gather()?).lines;
+        for line in &mut lines {
+            line.reason = line.reason.take().map(text::for_message);
+        }
+        Ok(Self { plan: lines })
     }
 }
 
@@ -104,6 +108,8 @@ impl Service for Local {
     }
 
     fn attach(&mut self) -> Result<Box<dyn Measure>, ErrorReply> {
+        // Target may be long ago.
+        self.target.tgids = self.found.current_processes();
         let mut observer = Observer::attach(&self.target).map_err(kernel)?;
         // From here on the fork hook follows children; those born before it are looked up again.
         observer.follow(&self.found.current_processes()).map_err(kernel)?;
@@ -120,8 +126,16 @@ impl Service for Local {
         Ok(Box::new(active))
     }
 
-    fn alive(&mut self) -> bool {
-        self.found.alive()
+    fn place(&self) -> Place {
+        self.found.place.clone()
+    }
+
+    fn life(&mut self) -> Life {
+        self.found.life()
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        self.found.processes.iter().map(|process| process.pid).collect()
     }
 
     fn listen_drops(&self) -> Option<u64> {
@@ -134,6 +148,10 @@ impl Service for Local {
 }
 
 impl Measure for Observer {
+    fn follow(&mut self, tgids: &[u32]) -> Result<(), ErrorReply> {
+        Self::follow(self, tgids).map_err(kernel)
+    }
+
     fn drain(&mut self, sink: &mut dyn FnMut(Event)) {
         Self::drain(self, sink);
     }
@@ -176,6 +194,7 @@ impl Impair for ActiveImpairment {
         Some(match self.ended()? {
             End::Cleared => "somebody cleared it with `agent inject clear`".to_owned(),
             End::DeviceVanished => "its interface is gone".to_owned(),
+            End::NamespaceGone => "its network namespace is gone".to_owned(),
             End::Failed(reason) => reason,
         })
     }
@@ -189,7 +208,7 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The kernel's refusal, causes included, cut to what a message may hold.
+/// The kernel's refusal, causes included.
 fn kernel(error: impl std::error::Error) -> ErrorReply {
     let mut message = error.to_string();
     let mut next = error.source();
@@ -200,11 +219,6 @@ fn kernel(error: impl std::error::Error) -> ErrorReply {
             message = format!("{message}: {cause_text}");
         }
         next = cause.source();
-    }
-    if message.len() > wire::MAX_TEXT {
-        let end = message.floor_char_boundary(wire::MAX_TEXT - 4);
-        message.truncate(end);
-        message.push('…');
     }
     ErrorReply { code: ErrorCode::Kernel, message }
 }

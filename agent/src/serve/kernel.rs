@@ -6,8 +6,8 @@ use agent_common::{
 };
 
 use crate::inject::Outcome;
-use crate::model::{aggregate::Counters, impairment::Impairment};
-use crate::sys::observe::Event;
+use crate::model::{aggregate::Counters, impairment::Impairment, permission::Place};
+use crate::sys::{discover::Life, observe::Event};
 
 /// The machine. Every error is the sentence that the peer gets.
 pub(super) trait Kernel {
@@ -37,8 +37,12 @@ pub(super) trait Service {
         device: &str,
         impairment: &Impairment,
     ) -> Result<Box<dyn Impair>, ErrorReply>;
+    /// Where its interfaces are.
+    fn place(&self) -> Place;
     /// Whether somebody still serves.
-    fn alive(&mut self) -> bool;
+    fn life(&mut self) -> Life;
+    /// Its processes.
+    fn processes(&self) -> Vec<u32>;
     /// ListenDrops of its namespace.
     fn listen_drops(&self) -> Option<u64>;
     /// Name of one of its threads.
@@ -47,6 +51,8 @@ pub(super) trait Service {
 
 /// Probes that are attached; dropping them detaches them.
 pub(super) trait Measure {
+    /// Takes further processes into the service.
+    fn follow(&mut self, tgids: &[u32]) -> Result<(), ErrorReply>;
     /// Hands over every record that waits. Never blocks.
     fn drain(&mut self, sink: &mut dyn FnMut(Event));
     /// Every thread's counters, open intervals closed at `now_ns`.
@@ -55,7 +61,7 @@ pub(super) trait Measure {
     fn queue(&mut self) -> QueueGauge;
     /// Losses and oddities.
     fn counters(&mut self) -> Counters;
-    /// What is in progress on every live socket.
+    /// Detaches the probes, and gives what waits and what is in progress on every live socket.
     fn outstanding(&mut self) -> Vec<Event>;
     /// Path of the Unix socket to a database, if one was seen.
     fn unix_database(&mut self) -> Option<String>;

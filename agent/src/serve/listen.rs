@@ -16,6 +16,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::{
     kernel::Kernel,
+    outbox::bounded,
     pair::{self, Ending},
 };
 use crate::{
@@ -85,12 +86,24 @@ pub(super) fn until(
                 continue;
             }
             let (slot, kernel) = (&slot, &kernel);
-            std::thread::Builder::new().name("pair".to_owned()).spawn_scoped(scope, move || {
-                let _free = Free(slot);
+            // Frees the slot however the thread ends, and also where it never begins.
+            let free = Free(slot);
+            let pair = std::thread::Builder::new().name("pair".to_owned());
+            let refused = stream.try_clone();
+            let spawned = pair.spawn_scoped(scope, move || {
+                let _free = free;
                 // Never contended: the slot is taken by one.
                 let mut kernel = kernel.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 session(stream, peer, policy, &mut **kernel, slot, stop);
-            })?;
+            });
+            if let Err(error) = spawned {
+                eprintln!("agent: no session with pid {}: {error}", pid(peer));
+                // No thread is to be had, so the farewell is said from here, to a peer whose socket
+                // has room for it.
+                if let Ok(mut stream) = refused {
+                    let _ = say_farewell(&mut stream, short_of(&error));
+                }
+            }
         }
         Ok(())
     })
@@ -191,17 +204,31 @@ fn busy() -> ErrorReply {
     }
 }
 
+fn short_of(error: &io::Error) -> ErrorReply {
+    ErrorReply {
+        code: ErrorCode::Kernel,
+        message: format!(
+            "the agent's host has no thread left for a session ({error}): end something there, or \
+             raise the limit of its threads, and connect again"
+        ),
+    }
+}
+
 fn farewell(mut stream: UnixStream, why: ErrorReply) -> io::Result<()> {
-    stream.set_write_timeout(Some(FAREWELL))?;
-    stream.set_read_timeout(Some(FAREWELL))?;
-    let mut bytes = wire::preamble().to_vec();
-    wire::encode(&ToLoadgen::Error(why), &mut bytes).map_err(io::Error::other)?;
-    stream.write_all(&bytes)?;
-    stream.shutdown(Shutdown::Write)?;
+    say_farewell(&mut stream, why)?;
     // Let the peer's own greeting arrive, so that it reads ours rather than a broken pipe.
     let deadline = Instant::now() + FAREWELL;
     while Instant::now() < deadline && stream.read(&mut [0; 1024])? > 0 {}
     Ok(())
+}
+
+fn say_farewell(stream: &mut UnixStream, why: ErrorReply) -> io::Result<()> {
+    stream.set_write_timeout(Some(FAREWELL))?;
+    stream.set_read_timeout(Some(FAREWELL))?;
+    let mut bytes = wire::preamble().to_vec();
+    wire::encode(&ToLoadgen::Error(bounded(why)), &mut bytes).map_err(io::Error::other)?;
+    stream.write_all(&bytes)?;
+    stream.shutdown(Shutdown::Write)
 }
 
 fn pid(peer: Peer) -> String {

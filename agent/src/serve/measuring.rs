@@ -1,6 +1,6 @@
 //! A measurement in progress: drained every few milliseconds, reported every second.
 
-use agent_common::wire::{ToLoadgen, Totals};
+use agent_common::wire::{ErrorReply, ToLoadgen, Totals};
 
 use super::{
     kernel::{Impair, Measure, Service},
@@ -23,6 +23,8 @@ pub(super) struct Measuring {
     aggregator: Aggregator,
     records: Records,
     unix_database: Option<String>,
+    /// Records that the outbox had dropped before.
+    dropped_before: u64,
     next_drain_ns: u64,
     next_flush_ns: u64,
     next_window_ns: u64,
@@ -34,6 +36,7 @@ impl Measuring {
         mut probes: Box<dyn Measure>,
         service: &dyn Service,
         impairment: Option<&dyn Impair>,
+        outbox: &Outbox,
         now_ns: u64,
     ) -> Self {
         let first = snapshot(probes.as_mut(), service, impairment, now_ns);
@@ -42,6 +45,7 @@ impl Measuring {
             aggregator: Aggregator::new(first),
             records: Records::default(),
             unix_database: None,
+            dropped_before: outbox.dropped(),
             next_drain_ns: now_ns,
             next_flush_ns: now_ns + FLUSH_EVERY_NS,
             next_window_ns: now_ns + WINDOW_NS,
@@ -94,16 +98,35 @@ impl Measuring {
         outbox: &mut Outbox,
         now_ns: u64,
     ) {
+        let now = self.look(service, impairment, now_ns);
+        self.close(now, service, outbox);
+    }
+
+    fn look(
+        &mut self,
+        service: &dyn Service,
+        impairment: Option<&dyn Impair>,
+        now_ns: u64,
+    ) -> Snapshot {
         // It also lets waits on such a socket count as the database's from now on.
         self.unix_database = self.probes.unix_database().or(self.unix_database.take());
-        let now = snapshot(self.probes.as_mut(), service, impairment, now_ns);
+        snapshot(self.probes.as_mut(), service, impairment, now_ns)
+    }
+
+    fn close(&mut self, now: Snapshot, service: &dyn Service, outbox: &mut Outbox) {
         let name = |tgid, tid| service.thread_name(tgid, tid);
         for window in self.aggregator.close(now, name) {
             outbox.records(&ToLoadgen::Window(window), 1);
         }
     }
 
-    /// Ends the measurement: sends what is left, detaches the probes, and returns the sums.
+    /// Takes further processes into the service.
+    pub(super) fn follow(&mut self, tgids: &[u32]) -> Result<(), ErrorReply> {
+        self.probes.follow(tgids)
+    }
+
+    /// Ends the measurement: detaches the probes, sends what is left and a last window, and returns
+    /// the sums.
     pub(super) fn finish(
         mut self,
         service: &dyn Service,
@@ -114,22 +137,27 @@ impl Measuring {
         // Twice: one drain takes at most what fits the buffer, and more may have come meanwhile.
         self.drain(outbox);
         self.drain(outbox);
-        if now_ns > self.aggregator.since_ns() {
-            self.window(service, impairment, outbox, now_ns);
-        }
+        // Detaching takes a while, in which one probe is gone and another still counts: the last
+        // window ends before it.
+        let mut last = self.look(service, impairment, now_ns);
         for event in self.probes.outstanding() {
             self.records.take_outstanding(event, &mut self.aggregator, outbox);
         }
         self.records.flush(outbox);
+        // The ends of threads came with the rest; they and all losses count in this window.
         let counters = self.probes.counters();
+        last.counters = counters;
+        if now_ns > self.aggregator.since_ns() {
+            self.close(last, service, outbox);
+        }
         let mut named = aggregate::nonzero(&counters);
         named.extend(self.records.oddities());
         Totals {
             requests: self.records.sent_requests(),
             counters: named,
             lost_events: aggregate::lost(&counters),
-            peer_slow: outbox.dropped(),
-            unix_database: self.probes.unix_database().or(self.unix_database),
+            peer_slow: outbox.dropped() - self.dropped_before,
+            unix_database: self.unix_database,
         }
     }
 }

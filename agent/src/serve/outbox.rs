@@ -11,7 +11,9 @@ use std::sync::{
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use agent_common::wire::{self, ToLoadgen};
+use agent_common::wire::{self, ErrorReply, ToLoadgen};
+
+use crate::model::text;
 
 /// Bytes that may wait for the peer: seconds of a busy service. Tests fill less.
 const RECORD_LIMIT: usize = if cfg!(test) { 1 << 20 } else { 32 << 20 };
@@ -81,7 +83,19 @@ impl Outbox {
         }
     }
 
+    /// Sends an error, cut to what a message may hold: it may quote what somebody else wrote.
+    pub(super) fn error(&mut self, error: ErrorReply) {
+        self.reply(&ToLoadgen::Error(bounded(error)));
+    }
+
+    /// Sends a sentence for the user, likewise.
+    pub(super) fn notice(&mut self, notice: String) {
+        self.reply(&ToLoadgen::Notice(text::for_message(notice)));
+    }
+
     fn send(&mut self, message: &ToLoadgen, limit: usize) -> bool {
+        // A peer drops an agent that breaks the protocol's limits.
+        debug_assert_eq!(message.check(), Ok(()));
         // While too much waits, dropping must cost next to nothing.
         let mut frame = Vec::new();
         if self.queue.load(Ordering::Acquire) >= limit || wire::encode(message, &mut frame).is_err()
@@ -140,6 +154,11 @@ impl Outbox {
     }
 }
 
+/// The error, as a message may hold it.
+pub(super) fn bounded(error: ErrorReply) -> ErrorReply {
+    ErrorReply { message: text::for_message(error.message), ..error }
+}
+
 fn write(
     mut socket: UnixStream,
     frames: &Receiver<Vec<u8>>,
@@ -196,6 +215,23 @@ mod tests {
         let start = Instant::now();
         outbox.finish();
         assert!(start.elapsed() < FAREWELL + Duration::from_secs(2));
+    }
+
+    #[test]
+    fn an_error_of_any_length_fits() {
+        let (mine, mut peer) = UnixStream::pair().unwrap();
+        let mut outbox = Outbox::new(&mine, |_| {}).unwrap();
+        let message = "é".repeat(wire::MAX_TEXT);
+        outbox.error(ErrorReply { code: wire::ErrorCode::Kernel, message: message.clone() });
+        outbox.notice(message);
+        outbox.finish();
+        let (mut all, mut frames) = (Vec::new(), wire::Frames::default());
+        peer.read_to_end(&mut all).unwrap();
+        frames.push(&all);
+        for _ in 0..2 {
+            let body = frames.next_frame().unwrap().unwrap();
+            wire::decode::<ToLoadgen>(body).unwrap().check().unwrap();
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
         permission::Policy,
         session::{Action, Session},
     },
-    sys::peer::Peer,
+    sys::{discover::Life, peer::Peer},
 };
 
 /// Messages that may wait while the session is busy; then the peer waits.
@@ -157,19 +157,44 @@ impl Pair<'_> {
             return;
         }
         self.next_alive_ns = now_ns + ALIVE_EVERY_NS;
-        if !self.gone && self.service.as_mut().is_some_and(|service| !service.alive()) {
-            self.gone = true;
-            self.error(
-                ErrorCode::TargetGone,
-                "the service's processes have ended, or nobody holds its socket any more: start it \
-                 again and run again",
-            );
-        }
+        self.look_after_service();
         let ended = self.impairment.as_ref().and_then(|impairment| impairment.ended());
         if let Some(reason) = ended {
             self.impairment = None;
             self.session.cleared();
             self.error(ErrorCode::Kernel, format!("the impairment has ended: {reason}"));
+        }
+    }
+
+    /// Whether the service lives, and who it is.
+    fn look_after_service(&mut self) {
+        let Some(service) = self.service.as_mut().filter(|_| !self.gone) else { return };
+        match service.life() {
+            Life::Same => {}
+            Life::TakenOver => {
+                let pids = service.processes();
+                let measured = match &mut self.measuring {
+                    Some(measuring) => measuring.follow(&pids),
+                    None => Ok(()),
+                };
+                let list: Vec<String> = pids.iter().map(u32::to_string).collect();
+                self.outbox.notice(format!(
+                    "other processes have taken over the service's socket and are followed from now \
+                     on: {}",
+                    list.join(", ")
+                ));
+                if let Err(error) = measured {
+                    self.outbox.error(error);
+                }
+            }
+            Life::Gone => {
+                self.gone = true;
+                self.error(
+                    ErrorCode::TargetGone,
+                    "the service's processes have ended, or nobody holds its socket any more: \
+                     start it again and run again",
+                );
+            }
         }
     }
 
@@ -187,7 +212,7 @@ impl Pair<'_> {
         match self.message(message) {
             Ok(leaves) => leaves.then_some(Ending::Left),
             Err(refusal) if self.session.greeted() => {
-                self.outbox.reply(&ToLoadgen::Error(refusal));
+                self.outbox.error(refusal);
                 None
             }
             Err(refusal) => Some(self.drop_peer(refusal)),
@@ -204,11 +229,11 @@ impl Pair<'_> {
                 self.service = None;
                 let service = self.kernel.find(&request, self.peer.pid)?;
                 let targeted = service.describe();
-                self.session.targeted(targeted.device.clone());
+                self.session.targeted(targeted.device.clone(), service.place());
                 self.gone = false;
                 self.outbox.reply(&ToLoadgen::Targeted(targeted));
                 if let Some(notice) = service.notice() {
-                    self.outbox.reply(&ToLoadgen::Notice(notice));
+                    self.outbox.notice(notice);
                 }
                 self.service = Some(service);
             }
@@ -217,8 +242,13 @@ impl Pair<'_> {
                 let probes = service.attach()?;
                 let at_ns = self.kernel.now_ns();
                 let impairment = self.impairment.as_deref();
-                self.measuring =
-                    Some(Measuring::start(probes, service.as_ref(), impairment, at_ns));
+                self.measuring = Some(Measuring::start(
+                    probes,
+                    service.as_ref(),
+                    impairment,
+                    &self.outbox,
+                    at_ns,
+                ));
                 self.session.started();
                 self.outbox.reply(&ToLoadgen::Started { at_ns });
             }
@@ -239,7 +269,7 @@ impl Pair<'_> {
             Action::Clear => {
                 self.session.cleared();
                 if let Some(active) = self.impairment.take() {
-                    let Outcome { receipt, dropped } = active.clear()?;
+                    let Outcome { receipt, dropped, .. } = active.clear()?;
                     let at_ns = self.kernel.now_ns();
                     let held = receipt.map(|receipt| Held {
                         packets: receipt.packets,
@@ -270,18 +300,18 @@ impl Pair<'_> {
         self.session.cleared();
         if let Some(Err(error)) = self.impairment.take().map(Impair::clear) {
             eprintln!("agent: {}", error.message);
-            self.outbox.reply(&ToLoadgen::Error(error));
+            self.outbox.error(error);
         }
     }
 
     fn drop_peer(&mut self, why: ErrorReply) -> Ending {
         let ending = Ending::Dropped(why.message.clone());
-        self.outbox.reply(&ToLoadgen::Error(why));
+        self.outbox.error(why);
         ending
     }
 
     fn error(&mut self, code: ErrorCode, message: impl Into<String>) {
-        self.outbox.reply(&ToLoadgen::Error(ErrorReply { code, message: message.into() }));
+        self.outbox.error(ErrorReply { code, message: message.into() });
     }
 }
 

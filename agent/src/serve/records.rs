@@ -145,6 +145,7 @@ impl Records {
             ("unnamed_statement", self.unnamed),
             ("unknown_prepared", odd.unknown_prepared),
             ("undecoded_database_turn", odd.undecoded),
+            ("unkept_prepared", odd.unkept_prepared),
         ]
         .into_iter()
         .filter(|(_, count)| *count > 0)

@@ -3,17 +3,22 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, lchown};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{AtFlags, Flock, FlockArg};
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Uid, fchownat, geteuid};
 
 /// Longest path that `sockaddr_un` can hold.
 const MAX_PATH: usize = 107;
-/// Another agent may be making its socket in the same directory.
+/// Where agents keep the lock under which they make their sockets.
+pub(super) const LOCKS: &str = "/run/dwell";
+/// Another agent may be making its socket.
 const LOCK_TRIES: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -57,14 +62,16 @@ impl PairingSocket {
     /// The file belongs to root with mode 0600, so that nobody else can connect. One user is made
     /// its owner. For several it is 0666, since a file has one owner: every connection's
     /// credentials are checked in any case.
-    pub(super) fn bind(path: &Path, uids: &[u32]) -> Result<Self, SocketError> {
+    ///
+    /// `locks` is a directory that is nobody else's.
+    pub(super) fn bind(path: &Path, uids: &[u32], locks: &Path) -> Result<Self, SocketError> {
         if path.as_os_str().len() > MAX_PATH {
             return Err(SocketError::TooLong(path.to_owned()));
         }
         let refused =
             |action| move |source| SocketError::Refused { action, path: path.to_owned(), source };
         // Held while looking and making, so that of two agents that start at once one wins.
-        let _lock = lock(directory(path))?;
+        let _lock = lock(locks)?;
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(refused("look at")(error)),
@@ -90,7 +97,7 @@ impl PairingSocket {
         let file = fs::symlink_metadata(path).map_err(refused("look at"))?;
         let socket = Self { listener, path: path.to_owned(), file: (file.dev(), file.ino()) };
         if let [uid] = uids {
-            lchown(path, Some(*uid), None).map_err(refused("give away"))?;
+            give(path, *uid).map_err(refused("give away"))?;
         }
         socket.listener.set_nonblocking(true).map_err(refused("listen on"))?;
         Ok(socket)
@@ -108,37 +115,68 @@ impl Drop for PairingSocket {
     }
 }
 
-fn directory(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+/// Makes a user the socket's owner: that of the socket that was just made, whatever the directory's
+/// owner may have put in its place.
+fn give(path: &Path, uid: u32) -> io::Result<()> {
+    // Opens the file without following or using it; what is checked is then what is given away.
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path)?;
+    let found = file.metadata()?;
+    // A second name would be that of somebody else's socket.
+    let ours =
+        found.file_type().is_socket() && found.uid() == geteuid().as_raw() && found.nlink() == 1;
+    if !ours {
+        return Err(io::Error::other("somebody has replaced it"));
     }
+    fchownat(&file, "", Some(Uid::from_raw(uid)), None, AtFlags::AT_EMPTY_PATH)?;
+    Ok(())
 }
 
+/// Takes the lock of all agents. Not on the socket's directory, which anybody who can read it could
+/// lock, for ever.
 fn lock(directory: &Path) -> Result<Flock<fs::File>, SocketError> {
-    let refused =
-        |action, source| SocketError::Refused { action, path: directory.to_owned(), source };
-    let mut file = fs::File::open(directory).map_err(|e| refused("open the directory", e))?;
+    let path = directory.join("serve.lock");
+    let refused = |action, source| SocketError::Refused { action, path: path.clone(), source };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|e| refused("make the directory of", e))?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&path)
+        .map_err(|e| refused("open", e))?;
     for _ in 0..LOCK_TRIES {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((back, nix::errno::Errno::EWOULDBLOCK)) => file = back,
-            Err((_, errno)) => return Err(refused("lock the directory", errno.into())),
+            Err((_, errno)) => return Err(refused("lock", errno.into())),
         }
         std::thread::sleep(LOCK_PAUSE);
     }
-    Err(refused("lock the directory", io::Error::other("another process keeps it locked")))
+    Err(refused("lock", io::Error::other("another process keeps it locked")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn bind(path: &Path, uids: &[u32]) -> Result<PairingSocket, SocketError> {
+        let locks = tempfile::tempdir().unwrap();
+        PairingSocket::bind(path, uids, locks.path())
+    }
+
     #[test]
     fn made_for_root_only_and_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let socket = PairingSocket::bind(&path, &[]).unwrap();
+        let socket = bind(&path, &[]).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         drop(socket);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
@@ -148,7 +186,7 @@ mod tests {
     fn several_users_need_an_open_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let _socket = PairingSocket::bind(&path, &[1000, 1001]).unwrap();
+        let _socket = bind(&path, &[1000, 1001]).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
     }
 
@@ -158,8 +196,8 @@ mod tests {
         let path = dir.path().join("agent.sock");
         // A listener of std leaves its file behind, as a killed agent does.
         drop(UnixListener::bind(&path).unwrap());
-        let socket = PairingSocket::bind(&path, &[]).unwrap();
-        let error = PairingSocket::bind(&path, &[]).unwrap_err().to_string();
+        let socket = bind(&path, &[]).unwrap();
+        let error = bind(&path, &[]).unwrap_err().to_string();
         assert!(error.contains("another agent serves on"), "{error}");
         assert!(path.exists());
         drop(socket);
@@ -170,25 +208,62 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         fs::write(&path, "mine").unwrap();
-        let error = PairingSocket::bind(&path, &[]).unwrap_err().to_string();
+        let error = bind(&path, &[]).unwrap_err().to_string();
         assert!(error.contains("is no socket"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"mine");
 
         let missing = dir.path().join("no/agent.sock");
-        let error = PairingSocket::bind(&missing, &[]).unwrap_err().to_string();
-        assert!(error.contains("no: "), "{error}");
+        let error = bind(&missing, &[]).unwrap_err().to_string();
+        assert!(error.contains("no/agent.sock: No such file"), "{error}");
         let long = dir.path().join("x".repeat(200));
-        assert!(matches!(PairingSocket::bind(&long, &[]), Err(SocketError::TooLong(_))));
+        assert!(matches!(bind(&long, &[]), Err(SocketError::TooLong(_))));
     }
 
     #[test]
     fn a_socket_that_replaced_ours_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let socket = PairingSocket::bind(&path, &[]).unwrap();
+        let socket = bind(&path, &[]).unwrap();
         fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(socket);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_locked_directory_is_no_obstacle_but_another_agent_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = fs::File::open(dir.path()).unwrap();
+        let _held = Flock::lock(here, FlockArg::LockExclusive).unwrap();
+        let path = dir.path().join("agent.sock");
+        drop(bind(&path, &[]).unwrap());
+
+        let locks = tempfile::tempdir().unwrap();
+        let held = lock(locks.path()).unwrap();
+        assert_eq!(fs::metadata(locks.path().join("serve.lock")).unwrap().mode() & 0o777, 0o600);
+        let error = PairingSocket::bind(&path, &[], locks.path()).unwrap_err().to_string();
+        assert!(error.contains("keeps it locked"), "{error}");
+        drop(held);
+        PairingSocket::bind(&path, &[], locks.path()).unwrap();
+    }
+
+    #[test]
+    fn only_the_socket_itself_is_given_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("agent.sock"), dir.path().join("other"));
+        let me = geteuid().as_raw();
+        let _socket = bind(&path, &[]).unwrap();
+        give(&path, me).unwrap();
+        // A second name for it, a link to it, and something else.
+        fs::hard_link(&path, &other).unwrap();
+        assert!(give(&path, me).unwrap_err().to_string().contains("replaced"));
+        fs::remove_file(&other).unwrap();
+        std::os::unix::fs::symlink(&path, &other).unwrap();
+        assert!(give(&other, me).unwrap_err().to_string().contains("replaced"));
+        fs::remove_file(&other).unwrap();
+        fs::write(&other, "mine").unwrap();
+        assert!(give(&other, me).unwrap_err().to_string().contains("replaced"));
+        assert_eq!(fs::metadata(&path).unwrap().nlink(), 1);
+        give(&path, me).unwrap();
     }
 }

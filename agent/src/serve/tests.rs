@@ -28,8 +28,12 @@ use super::{
 };
 use crate::{
     inject::{Outcome, Receipt},
-    model::{aggregate::Counters, impairment::Impairment, permission::Policy},
-    sys::{clock, observe::Event, peer::Peer},
+    model::{
+        aggregate::Counters,
+        impairment::Impairment,
+        permission::{Place, Policy},
+    },
+    sys::{clock, discover::Life, observe::Event, peer::Peer},
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,6 +49,10 @@ struct Fake {
     impaired: Arc<AtomicBool>,
     impairment_fails: Arc<AtomicBool>,
     dead: Arc<AtomicBool>,
+    taken_over: Arc<AtomicBool>,
+    followed: Arc<Mutex<Vec<u32>>>,
+    /// Handed over only when the probes are detached.
+    late: Arc<Mutex<Vec<Event>>>,
     refuse_attach: Arc<AtomicBool>,
     attach_ms: Arc<AtomicU64>,
 }
@@ -101,8 +109,22 @@ impl Service for Fake {
         Ok(Box::new(Delay { fake: self.clone(), delay: impairment.delay }))
     }
 
-    fn alive(&mut self) -> bool {
-        !self.dead.load(Ordering::SeqCst)
+    fn place(&self) -> Place {
+        Place::default()
+    }
+
+    fn life(&mut self) -> Life {
+        if self.dead.load(Ordering::SeqCst) {
+            Life::Gone
+        } else if self.taken_over.swap(false, Ordering::SeqCst) {
+            Life::TakenOver
+        } else {
+            Life::Same
+        }
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        vec![41, 42]
     }
 
     fn listen_drops(&self) -> Option<u64> {
@@ -117,6 +139,11 @@ impl Service for Fake {
 struct Probes(Fake);
 
 impl Measure for Probes {
+    fn follow(&mut self, tgids: &[u32]) -> Result<(), ErrorReply> {
+        self.0.followed.lock().unwrap().extend(tgids);
+        Ok(())
+    }
+
     fn drain(&mut self, sink: &mut dyn FnMut(Event)) {
         self.0.drains.fetch_add(1, Ordering::SeqCst);
         for event in self.0.events.lock().unwrap().drain(..) {
@@ -159,10 +186,12 @@ impl Measure for Probes {
 
     fn outstanding(&mut self) -> Vec<Event> {
         let flags = flag::UNFINISHED;
-        vec![
+        let mut events = vec![
             Event::Request(abi::Request { conn: 77, flags, ..abi::Request::default() }),
             Event::Request(abi::Request { conn: 78, ..abi::Request::default() }),
-        ]
+        ];
+        events.append(&mut self.0.late.lock().unwrap());
+        events
     }
 
     fn unix_database(&mut self) -> Option<String> {
@@ -200,7 +229,7 @@ impl Impair for Delay {
 
     fn clear(self: Box<Self>) -> Result<Outcome, ErrorReply> {
         let receipt = Receipt { packets: 5, p50_ns: 100, p99_ns: 110, max_ns: 120 };
-        Ok(Outcome { receipt: Some(receipt), dropped: 2 })
+        Ok(Outcome { receipt: Some(receipt), dropped: 2, lost: 0 })
     }
 }
 
@@ -214,7 +243,7 @@ fn policy() -> Policy {
     Policy {
         uids: vec![nix::unistd::geteuid().as_raw()],
         ports: vec![8000, 9],
-        devices: vec!["eth0".into()],
+        devices: vec!["eth0".parse().unwrap()],
         max_delay: Duration::from_millis(200),
     }
 }

@@ -6,13 +6,16 @@ use std::net::SocketAddr;
 use agent_common::wire::{self, Process};
 
 use super::netns::{Netns, NetnsError};
-use crate::model::proc_net::{self, Fit, Listener};
+use crate::model::{
+    permission::Place,
+    proc_net::{self, Fit, Listener},
+};
 
 mod inside;
 mod process;
 
 use inside::Inside;
-use process::Identity;
+pub(super) use process::{Identity, pids};
 
 pub use process::thread_name;
 
@@ -89,10 +92,23 @@ pub struct Service {
     pub backlog: u32,
     /// Interface that carries the address.
     pub device: String,
+    /// Where that interface is.
+    pub place: Place,
     /// Whether the peer is in the same network namespace, so that its packets travel over `lo`.
     pub beside_peer: bool,
     identities: Vec<Identity>,
     sockets: HashSet<u64>,
+}
+
+/// What has become of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It serves on.
+    Same,
+    /// Other processes hold its sockets now: [`Service::processes`] names them.
+    TakenOver,
+    /// Nobody holds its sockets.
+    Gone,
 }
 
 /// A namespace with what listens in it.
@@ -126,6 +142,10 @@ pub fn find(address: SocketAddr, peer: Option<u32>) -> Result<Service, DiscoverE
         }
     }
     candidates.retain(|c| c.namespace.listeners.iter().any(|l| l.fits(address).is_some()));
+    // Any user can make a namespace that mirrors another. One of the host's own stands above it.
+    if candidates.iter().any(|c| c.inside.of_host) {
+        candidates.retain(|c| c.inside.of_host);
+    }
     if candidates.len() > 1 {
         let namespaces = candidates.iter().map(|c| c.namespace.netns.label().to_owned()).collect();
         return Err(DiscoverError::Ambiguous { address, namespaces });
@@ -133,6 +153,16 @@ pub fn find(address: SocketAddr, peer: Option<u32>) -> Result<Service, DiscoverE
     match candidates.pop() {
         Some(candidate) => candidate.service(address, peer_inode),
         None => Err(nobody(address, &all, peer_inode)),
+    }
+}
+
+/// What root may call a network namespace.
+fn place(netns: &Netns) -> Place {
+    let same = |other: &Netns| other.inode() == netns.inode();
+    let names = Netns::names().into_iter();
+    Place {
+        host: Netns::current().is_ok_and(|current| same(&current)),
+        names: names.filter(|name| Netns::named(name).is_ok_and(|named| same(&named))).collect(),
     }
 }
 
@@ -160,6 +190,7 @@ impl Candidate<'_> {
             processes,
             backlog: backlog.copied().unwrap_or(0),
             device: self.device,
+            place: place(&self.namespace.netns),
             beside_peer: Some(self.namespace.netns.inode()) == peer_inode,
             netns: self.namespace.netns.clone(),
             identities,
@@ -269,17 +300,17 @@ impl Service {
 
     /// Whether somebody still listens. A service that replaced all its processes but kept its
     /// socket goes on.
-    pub fn alive(&mut self) -> bool {
+    pub fn life(&mut self) -> Life {
         if self.identities.iter().any(Identity::alive) {
-            return true;
+            return Life::Same;
         }
         let (processes, identities) = holders(&self.sockets);
         if processes.is_empty() {
-            return false;
+            return Life::Gone;
         }
         self.processes = processes;
         self.identities = identities;
-        true
+        Life::TakenOver
     }
 
     /// ListenDrops of its namespace; None if the kernel does not tell.

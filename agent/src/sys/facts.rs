@@ -40,9 +40,20 @@ pub fn gather() -> Result<Facts, ObserveError> {
 /// Whether process ids here are those that the kernel half sees. `PROC_PID_INIT_INO` is the inode
 /// of the first namespace (include/linux/proc_ns.h).
 fn in_first_pid_namespace() -> bool {
-    use std::os::unix::fs::MetadataExt as _;
     const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
-    std::fs::metadata("/proc/self/ns/pid").is_ok_and(|file| file.ino() == PROC_PID_INIT_INO)
+    is_namespace("/proc/self/ns/pid", PROC_PID_INIT_INO)
+}
+
+/// Whether the root of the cgroup tree that is mounted here can be the root of all.
+/// `PROC_CGROUP_INIT_INO` is the inode of the first namespace (include/linux/proc_ns.h).
+fn in_first_cgroup_namespace() -> bool {
+    const PROC_CGROUP_INIT_INO: u64 = 0xEFFF_FFFB;
+    is_namespace("/proc/self/ns/cgroup", PROC_CGROUP_INIT_INO)
+}
+
+fn is_namespace(path: &str, inode: u64) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).is_ok_and(|file| file.ino() == inode)
 }
 
 fn facts_of(types: &KernelTypes, ebpf: &mut Ebpf) -> Facts {
@@ -70,6 +81,13 @@ fn tracing(ebpf: &mut Ebpf) -> Result<(), String> {
 }
 
 fn cgroup_getpeername(ebpf: &mut Ebpf) -> Result<(), String> {
+    if !in_first_cgroup_namespace() {
+        return Err(
+            "cgroup/getpeername would see this container alone: run the agent on the host, \
+                    or in a container with the host's cgroup namespace (--cgroupns=host)"
+                .to_owned(),
+        );
+    }
     cgroup2_mount().map_err(|error| error.to_string())?;
     let program: &mut CgroupSockAddr = program(ebpf, "accept_getpeername4")?;
     tried("cgroup/getpeername programs", program.load())

@@ -3,10 +3,10 @@
 use nix::errno::Errno;
 
 use super::netlink::{Conn, NETLINK_ROUTE, Refusal};
-use crate::model::nlmsg::{self, Attrs, flag};
+use crate::model::nlmsg::{self, Attrs, Message, flag};
 use crate::model::rtlink::{self, DELLINK, GETLINK, NEWLINK};
 
-pub use crate::model::rtlink::Link;
+pub use crate::model::rtlink::{Link, Master};
 
 /// The interfaces in the namespace that `route` was opened in.
 ///
@@ -26,12 +26,12 @@ pub fn list_in(route: &mut Conn, netnsid: u32) -> Result<Vec<Link>, Refusal> {
 
 fn dump(route: &mut Conn, content: &Attrs) -> Result<Vec<Link>, Refusal> {
     let mut links = Vec::new();
-    route.dump(GETLINK, content, |message| {
-        if message.kind == NEWLINK {
-            links.extend(Link::parse(message.body));
-        }
-    })?;
+    route.dump(GETLINK, content, |message| links.extend(parse(message)))?;
     Ok(links)
+}
+
+fn parse(message: &Message<'_>) -> Option<Link> {
+    if message.kind == NEWLINK { Link::parse(message.body) } else { None }
 }
 
 /// The interface that `wanted` picks.
@@ -40,6 +40,16 @@ fn dump(route: &mut Conn, content: &Attrs) -> Result<Vec<Link>, Refusal> {
 /// `ENODEV` if there is none; the kernel's refusal.
 pub fn find(route: &mut Conn, wanted: impl Fn(&Link) -> bool) -> Result<Link, Refusal> {
     list(route)?.into_iter().find(wanted).ok_or_else(|| Errno::ENODEV.into())
+}
+
+/// Interface `index`, asked for by itself: a dump can miss one while others come and go.
+///
+/// # Errors
+/// `ENODEV` if it is gone; the kernel's refusal.
+pub fn get(route: &mut Conn, index: i32) -> Result<Link, Refusal> {
+    let mut link = None;
+    route.get(GETLINK, 0, &rtlink::about(index), |message| link = parse(message))?;
+    link.filter(|link| link.index == index).ok_or_else(|| Errno::ENODEV.into())
 }
 
 /// Sets the length of an interface's transmit queue.
@@ -82,13 +92,14 @@ pub fn open() -> Result<Conn, Refusal> {
     Conn::open(NETLINK_ROUTE)
 }
 
-/// Reads what news there is without waiting: whether interface `index` went away.
+/// Reads what news there is without waiting: whether interface `index` went away. To be called on a
+/// thread in the namespace that `events` was opened in.
 ///
 /// # Errors
 /// The socket's. News that were lost for lack of room (`ENOBUFS`) are made good by asking.
 pub fn went_away(events: &Conn, index: i32) -> Result<bool, Refusal> {
     let mut buffer = vec![0; 64 << 10];
-    let mut gone = false;
+    let (mut gone, mut lost) = (false, false);
     loop {
         match events.try_receive(&mut buffer) {
             Ok(len) => {
@@ -99,9 +110,18 @@ pub fn went_away(events: &Conn, index: i32) -> Result<bool, Refusal> {
                         && message.body.first() == Some(&0)
                 });
             }
-            Err(Errno::EAGAIN) => return Ok(gone),
-            Err(Errno::EINTR | Errno::ENOBUFS) => {}
+            Err(Errno::EAGAIN) => break,
+            Err(Errno::EINTR) => {}
+            Err(Errno::ENOBUFS) => lost = true,
             Err(errno) => return Err(errno.into()),
         }
+    }
+    if gone || !lost {
+        return Ok(gone);
+    }
+    match get(&mut open()?, index) {
+        Ok(_) => Ok(false),
+        Err(Refusal { errno: Errno::ENODEV, .. }) => Ok(true),
+        Err(refusal) => Err(refusal),
     }
 }

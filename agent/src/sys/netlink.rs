@@ -139,32 +139,59 @@ impl Conn {
         self.wait_for_acks(requests.len())
     }
 
-    /// Sends a request for a dump and gives each message of the answer to `each`.
+    /// Sends a request for one object, and gives what the kernel answers before its acknowledgement
+    /// to `each`: nothing where it shows nothing.
     ///
     /// # Errors
     /// The kernel's refusal.
+    pub fn get(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        content: &Attrs,
+        mut each: impl FnMut(&Message<'_>),
+    ) -> Result<(), Refusal> {
+        self.sequence += 1;
+        self.send(&content.message(kind, flags | flag::REQUEST | flag::ACK, self.sequence))?;
+        let (mut buffer, deadline) = (vec![0; DATAGRAM], Instant::now() + PATIENCE);
+        loop {
+            let len = self.receive(&mut buffer, deadline)?;
+            for message in nlmsg::messages(&buffer[..len]) {
+                match message.kind {
+                    _ if message.sequence != self.sequence => {}
+                    MSG_ERROR => return error_of(&message).map_or(Ok(()), Err),
+                    _ => each(&message),
+                }
+            }
+        }
+    }
+
+    /// Sends a request for a dump and gives each message of the answer to `each`. A dump during
+    /// which something changed is made again: it may have skipped what was there throughout.
+    ///
+    /// # Errors
+    /// The kernel's refusal; `EINTR` if things change faster than they can be dumped.
     pub fn dump(
         &mut self,
         kind: u16,
         content: &Attrs,
         mut each: impl FnMut(&Message<'_>),
     ) -> Result<(), Refusal> {
-        self.sequence += 1;
-        self.send(&content.message(kind, flag::REQUEST | flag::DUMP, self.sequence))?;
         let (mut buffer, deadline) = (vec![0; DATAGRAM], Instant::now() + PATIENCE);
-        loop {
-            let len = self.receive(&mut buffer, deadline)?;
-            for message in nlmsg::messages(&buffer[..len]) {
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                match message.kind {
-                    MSG_DONE => return Ok(()),
-                    MSG_ERROR => return error_of(&message).map_or(Ok(()), Err),
-                    _ => each(&message),
-                }
+        while Instant::now() < deadline {
+            self.sequence += 1;
+            self.send(&content.message(kind, flag::REQUEST | flag::DUMP, self.sequence))?;
+            let mut answer = Dump::default();
+            while !answer.is_whole {
+                let len = self.receive(&mut buffer, deadline)?;
+                answer.take(&buffer[..len], self.sequence)?;
+            }
+            if !answer.interrupted {
+                answer.messages(self.sequence).for_each(|message| each(&message));
+                return Ok(());
             }
         }
+        Err(Errno::EINTR.into())
     }
 
     /// Sends bytes and waits for nothing.
@@ -225,6 +252,44 @@ impl Conn {
     }
 }
 
+/// The answer to a dump, as it comes.
+#[derive(Debug, Default)]
+struct Dump {
+    datagrams: Vec<Vec<u8>>,
+    is_whole: bool,
+    interrupted: bool,
+}
+
+impl Dump {
+    /// # Errors
+    /// The kernel's, at the start or where it broke off.
+    fn take(&mut self, datagram: &[u8], sequence: u32) -> Result<(), Refusal> {
+        for message in nlmsg::messages(datagram).filter(|message| message.sequence == sequence) {
+            self.interrupted |= message.flags & flag::DUMP_INTR != 0;
+            match message.kind {
+                MSG_ERROR => match error_of(&message) {
+                    Some(refusal) => return Err(refusal),
+                    None => self.is_whole = true,
+                },
+                MSG_DONE => match nlmsg::done_code(&message) {
+                    code @ ..0 => return Err(Errno::from_raw(-code).into()),
+                    _ => self.is_whole = true,
+                },
+                _ => {}
+            }
+        }
+        self.datagrams.push(datagram.to_vec());
+        Ok(())
+    }
+
+    fn messages(&self, sequence: u32) -> impl Iterator<Item = Message<'_>> {
+        let wanted = move |message: &Message<'_>| {
+            message.sequence == sequence && ![MSG_DONE, MSG_ERROR].contains(&message.kind)
+        };
+        self.datagrams.iter().flat_map(|bytes| nlmsg::messages(bytes)).filter(wanted)
+    }
+}
+
 /// The refusal that an `NLMSG_ERROR` carries; None for an acknowledgement.
 pub fn error_of(message: &Message<'_>) -> Option<Refusal> {
     let code = nlmsg::array(message.body, 0).map(i32::from_ne_bytes).unwrap_or(-nix::libc::EPROTO);
@@ -243,4 +308,46 @@ pub fn error_of(message: &Message<'_>) -> Option<Refusal> {
         .and_then(|tlvs| nlmsg::find(tlvs, EXTACK_TEXT))
         .map(nlmsg::text);
     Some(Refusal { errno: Errno::from_raw(-code), text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, flags: u16, sequence: u32, code: i32) -> Vec<u8> {
+        Attrs::new().raw(&code.to_ne_bytes()).message(kind, flags, sequence)
+    }
+
+    #[test]
+    fn a_dump_is_whole_at_its_end_and_holds_what_answers_it() {
+        let mut dump = Dump::default();
+        dump.take(&[message(16, 2, 7, 1), message(16, 2, 6, 2)].concat(), 7).unwrap();
+        assert!(!dump.is_whole);
+        dump.take(&[message(16, 2, 7, 3), message(MSG_DONE, 2, 7, 0)].concat(), 7).unwrap();
+        assert!(dump.is_whole && !dump.interrupted);
+        let bodies: Vec<_> = dump.messages(7).map(|message| message.body[0]).collect();
+        assert_eq!(bodies, [1, 3]);
+    }
+
+    #[test]
+    fn a_dump_during_which_something_changed_says_so_in_any_of_its_messages() {
+        for (first, last) in [(flag::DUMP_INTR, 0), (0, flag::DUMP_INTR)] {
+            let mut dump = Dump::default();
+            dump.take(&message(16, 2 | first, 7, 0), 7).unwrap();
+            dump.take(&message(MSG_DONE, 2 | last, 7, 0), 7).unwrap();
+            assert!(dump.is_whole && dump.interrupted);
+        }
+        let mut dump = Dump::default();
+        dump.take(&message(16, flag::DUMP_INTR, 6, 0), 7).unwrap();
+        assert!(!dump.interrupted, "that of another request");
+    }
+
+    #[test]
+    fn a_dump_that_broke_off_is_an_error() {
+        let code = -(Errno::ENOMEM as i32);
+        let refusal = Dump::default().take(&message(MSG_DONE, 2, 7, code), 7).unwrap_err();
+        assert_eq!(refusal.errno, Errno::ENOMEM);
+        let refusal = Dump::default().take(&message(MSG_ERROR, 0, 7, code), 7).unwrap_err();
+        assert_eq!(refusal.errno, Errno::ENOMEM);
+    }
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use serde::{Deserialize, Serialize};
 
 /// Where `ip netns` keeps the named ones.
 pub const NAMED: &str = "/run/netns";
@@ -48,11 +49,44 @@ fn names_text(existing: &[String]) -> String {
     }
 }
 
+/// How a namespace was named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// As the one that the agent itself was in.
+    Current,
+    /// As `ip netns` names it.
+    Named(String),
+    /// As that of a process.
+    Process(u32),
+}
+
+impl Origin {
+    fn label(&self) -> String {
+        match self {
+            Self::Current => "current".to_owned(),
+            Self::Named(name) => name.clone(),
+            Self::Process(pid) => format!("of process {pid}"),
+        }
+    }
+
+    /// What names it on the command line of another agent, started from the same shell.
+    #[must_use]
+    pub fn arguments(&self) -> String {
+        match self {
+            Self::Current => "--pid $$".to_owned(),
+            Self::Named(name) => format!("--netns {name}"),
+            Self::Process(pid) => format!("--pid {pid}"),
+        }
+    }
+}
+
 /// A network namespace, held open: it lives at least as long as this value.
 #[derive(Clone, Debug)]
 pub struct Netns {
     file: Arc<File>,
     inode: u64,
+    origin: Origin,
     label: String,
 }
 
@@ -62,7 +96,7 @@ impl Netns {
     /// # Errors
     /// `/proc` is not readable.
     pub fn current() -> Result<Self, NetnsError> {
-        Self::open("/proc/thread-self/ns/net", "current".to_owned())
+        Self::open("/proc/thread-self/ns/net", Origin::Current)
     }
 
     /// The one that `ip netns add NAME` made.
@@ -77,7 +111,7 @@ impl Netns {
         if !std::path::Path::new(&path).exists() {
             return Err(NetnsError::NoSuchName { name: name.to_owned(), existing: Self::names() });
         }
-        Self::open(&path, name.to_owned())
+        Self::open(&path, Origin::Named(name.to_owned()))
     }
 
     /// The one that process `pid` is in.
@@ -85,7 +119,7 @@ impl Netns {
     /// # Errors
     /// There is no such process, or it is out of reach.
     pub fn of_pid(pid: u32) -> Result<Self, NetnsError> {
-        match Self::open(&format!("/proc/{pid}/ns/net"), format!("of process {pid}")) {
+        match Self::open(&format!("/proc/{pid}/ns/net"), Origin::Process(pid)) {
             Err(NetnsError::Refused { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 Err(NetnsError::NoSuchProcess(pid))
             }
@@ -107,17 +141,21 @@ impl Netns {
     }
 
     /// Opens a namespace by path. Whether it is one shows when it is entered.
-    ///
-    /// # Errors
-    /// The path cannot be opened.
-    pub fn open(path: &str, label: String) -> Result<Self, NetnsError> {
+    fn open(path: &str, origin: Origin) -> Result<Self, NetnsError> {
+        let label = origin.label();
         let refused = |action, source| NetnsError::Refused { action, what: label.clone(), source };
         let file = File::open(path).map_err(|e| refused("open", e))?;
         let inode = file.metadata().map_err(|e| refused("look at", e))?.ino();
-        Ok(Self { file: Arc::new(file), inode, label })
+        Ok(Self { file: Arc::new(file), inode, origin, label })
     }
 
-    /// How it was named: `current`, a name, or `of process N`.
+    /// How it was named.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The same in words: `current`, a name, or `of process N`.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label

@@ -4,7 +4,7 @@ use std::collections::HashMap as StdHashMap;
 
 use agent_common::abi::{
     self, ClientTurn, Hold, QueueGauge, Record, Request, Session, SocketState, ThreadExit,
-    ThreadTime, Turn, UnixPeer, class, counter, flag, kind, role,
+    ThreadTime, Turn, TurnState, UnixPeer, class, counter, flag, kind, role,
 };
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -17,6 +17,8 @@ use super::{
     facts,
 };
 use crate::model::plan::{self, Attach, Hook, Plan};
+
+mod missed;
 
 #[cfg(ebpf_object_missing)]
 compile_error!(
@@ -164,7 +166,7 @@ fn record<T: Record>(bytes: &[u8]) -> Option<T> {
 pub struct Observer {
     events: RingBuf<MapData>,
     sockets: HashMap<MapData, u64, SocketState>,
-    turns: HashMap<MapData, u64, Turn>,
+    turns: HashMap<MapData, u64, TurnState>,
     processes: HashMap<MapData, u32, u32>,
     threads: HashMap<MapData, u32, ThreadTime>,
     counters: PerCpuArray<MapData, u64>,
@@ -172,6 +174,8 @@ pub struct Observer {
     unix_peers: HashMap<MapData, u64, UnixPeer>,
     // Holds the programs and their links; None once detached.
     ebpf: Option<Ebpf>,
+    /// What the kernel skipped, when it was last asked.
+    missed: u64,
 }
 
 impl Observer {
@@ -229,6 +233,7 @@ impl Observer {
             queue: take(&mut ebpf, "QUEUE").and_then(|map| convert("QUEUE", map))?,
             unix_peers: take(&mut ebpf, "UNIX_PEERS").and_then(|map| convert("UNIX_PEERS", map))?,
             ebpf: Some(ebpf),
+            missed: 0,
         })
     }
 
@@ -284,13 +289,15 @@ impl Observer {
         sum
     }
 
-    /// Every counter, summed over processors.
+    /// Every counter, summed over processors. To be called every second or so.
     #[must_use]
     pub fn counters(&mut self) -> [u64; counter::COUNT as usize] {
         let mut sums = [0; counter::COUNT as usize];
         for (index, sum) in (0..).zip(&mut sums) {
             *sum = self.counters.get(&index, 0).map_or(0, |values| values.iter().sum());
         }
+        self.missed = self.ebpf.as_ref().map_or(self.missed, missed::missed);
+        sums[counter::PROBE_MISSED as usize] = self.missed;
         sums
     }
 
@@ -300,7 +307,9 @@ impl Observer {
     /// can fall between the two.
     #[must_use]
     pub fn outstanding(&mut self) -> Vec<Event> {
-        self.ebpf = None;
+        if let Some(ebpf) = self.ebpf.take() {
+            self.missed = missed::missed(&ebpf);
+        }
         let mut events = Vec::new();
         self.drain(&mut |event| events.push(event));
         let sockets: StdHashMap<u64, SocketState> = self
@@ -309,10 +318,10 @@ impl Observer {
             .filter_map(Result::ok)
             .take(2 * abi::MAX_SOCKETS as usize)
             .collect();
-        let turns: StdHashMap<u64, Turn> =
+        let turns: StdHashMap<u64, TurnState> =
             self.turns.iter().filter_map(Result::ok).take(2 * abi::MAX_TURNS as usize).collect();
         events.extend(sockets.values().flat_map(outstanding_exchanges));
-        events.extend(turns.into_values().filter_map(outstanding_turn));
+        events.extend(turns.into_values().map(|state| state.turn).filter_map(outstanding_turn));
         events
     }
 
@@ -354,19 +363,6 @@ fn insert_processes(
         .iter()
         .try_for_each(|tgid| processes.insert(tgid, 0, 0))
         .map_err(ObserveError::map("PROCESSES"))
-}
-
-/// Ids of every BPF program that the kernel holds, whoever loaded it: what a test compares before
-/// and after.
-///
-/// # Errors
-/// [`ObserveError::Load`] without the privilege to ask.
-pub fn loaded_programs() -> Result<Vec<u32>, ObserveError> {
-    aya::programs::loaded_programs()
-        .map(|program| {
-            program.map(|program| program.id()).map_err(|e| ObserveError::Load(chain(&e)))
-        })
-        .collect()
 }
 
 /// Adds the open interval to the counters.

@@ -1,7 +1,9 @@
 //! The netem engine: an interface's root queueing discipline, over rtnetlink.
 //!
-//! Ours has a handle of its own, so that it is told from everybody else's. The kernel keeps a qdisc
-//! when the process that made it ends: [`super::guardian`] and the registry on disk see to that.
+//! Each of ours has a handle of its own, from a range that is told from everybody else's: whoever
+//! takes one away names its handle, and the kernel refuses where another has taken its place. The
+//! kernel keeps a qdisc when the process that made it ends: [`super::guardian`] and the registry on
+//! disk see to that.
 
 use std::time::Duration;
 
@@ -20,14 +22,18 @@ const RTM_GETQDISC: u16 = 38;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_STATS2: u16 = 7;
-/// `TCA_STATS_QUEUE`: `struct gnet_stats_queue`, of which the third u32 is drops.
+/// `TCA_STATS_QUEUE`: `struct gnet_stats_queue`, of which the first u32 is the packets it holds, and
+/// the third drops.
 const TCA_STATS_QUEUE: u16 = 3;
 const TC_H_ROOT: u32 = 0xffff_ffff;
 /// Length of `struct tcmsg`.
 const TCMSG: usize = 20;
 
-/// Our handle, `d0e1:`.
-pub const OWN_HANDLE: u32 = 0xd0e1_0000;
+/// Major numbers of our handles, `5d00:` to `5dff:`. The kernel gives those from `8001:` on to qdiscs
+/// that are added without a handle (qdisc_alloc_handle), and people use small ones.
+const OWN_MAJORS: std::ops::Range<u32> = 0x5d00..0x5e00;
+/// What the kernel makes of an empty transmit queue when a qdisc is added (qdisc_create).
+const KERNELS_TX_QUEUE_LEN: u32 = 1000;
 const KIND: &str = "netem";
 /// Kind of a root qdisc that is not shown.
 pub(crate) const HIDDEN: &str = "noop";
@@ -41,6 +47,8 @@ pub struct Root {
     pub handle: u32,
     /// Packets it dropped.
     pub drops: u64,
+    /// Packets in it.
+    pub held: u64,
     options: Vec<u8>,
 }
 
@@ -48,7 +56,13 @@ impl Root {
     /// Whether it is one of ours.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        self.handle == OWN_HANDLE && self.kind == KIND
+        self.kind == KIND && OWN_MAJORS.contains(&(self.handle >> 16))
+    }
+
+    /// Whether it is the one of ours that has this handle.
+    #[must_use]
+    pub fn is_own(&self, handle: u32) -> bool {
+        self.is_ours() && self.handle == handle
     }
 
     /// Its handle as tc writes it.
@@ -58,7 +72,13 @@ impl Root {
     }
 }
 
-/// How an interface was before ours was added.
+/// One of our handles. Numbers that follow each other give different ones.
+#[must_use]
+pub fn own_handle(number: u32) -> u32 {
+    (OWN_MAJORS.start + number % OWN_MAJORS.len() as u32) << 16
+}
+
+/// How an interface was before ours was added, and which one that is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Before {
@@ -66,6 +86,17 @@ pub struct Before {
     pub kind: String,
     /// Length of its transmit queue, which adding a qdisc may change.
     pub tx_queue_len: u32,
+    /// Handle of ours, see [`own_handle`].
+    pub own: u32,
+}
+
+/// What [`restore`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Whether ours was there, and was removed.
+    pub removed: bool,
+    /// Packets that were in it, and were lost with it.
+    pub lost: u64,
 }
 
 /// Why netem could not be added or taken away.
@@ -123,49 +154,51 @@ fn tcmsg(index: i32, handle: u32, parent: u32) -> Attrs {
     Attrs::new().raw(&bytes)
 }
 
-/// The root qdisc of interface `index`.
+/// The root qdisc of interface `index`, asked for by itself: a dump can miss one while interfaces
+/// come and go. The kernel sends a qdisc that is asked for as news, hence `ECHO`, and acknowledges
+/// without any where it is one that it does not show (tc_get_qdisc, tc_qdisc_dump_ignore).
 ///
 /// # Errors
 /// The kernel's refusal, or the interface is gone.
 pub fn root(route: &mut Conn, index: i32) -> Result<Root, QdiscError> {
     let mut found = None;
+    let content = tcmsg(index, 0, TC_H_ROOT);
     route
-        .dump(RTM_GETQDISC, &tcmsg(index, 0, 0), |message| {
-            let body = message.body;
-            if nlmsg::array(body, 4) != Some(index.to_ne_bytes())
-                || nlmsg::read_u32(body, 12) != Some(TC_H_ROOT)
-            {
-                return;
+        .get(RTM_GETQDISC, flag::ECHO, &content, |message| {
+            if message.kind == RTM_NEWQDISC {
+                found = parse(message.body);
             }
-            let attributes = body.get(TCMSG..).unwrap_or(&[]);
-            let drops = nlmsg::find(attributes, TCA_STATS2)
-                .and_then(|stats| nlmsg::find(stats, TCA_STATS_QUEUE))
-                .and_then(|queue| nlmsg::read_u32(queue, 8));
-            found = Some(Root {
-                kind: nlmsg::find(attributes, TCA_KIND).map(nlmsg::text).unwrap_or_default(),
-                handle: nlmsg::read_u32(body, 8).unwrap_or(0),
-                drops: drops.map_or(0, u64::from),
-                options: nlmsg::find(attributes, TCA_OPTIONS).unwrap_or(&[]).to_vec(),
-            });
         })
         .map_err(QdiscError::refused("look at the root qdisc"))?;
-    match found {
-        Some(root) => Ok(root),
-        // The kernel does not show the one of an interface that is down (`noop`).
-        None => tx_queue_len(route, index).map(|_| Root {
-            kind: HIDDEN.to_owned(),
-            handle: 0,
-            drops: 0,
-            options: Vec::new(),
-        }),
-    }
+    Ok(found.unwrap_or_else(|| Root {
+        kind: HIDDEN.to_owned(),
+        handle: 0,
+        drops: 0,
+        held: 0,
+        options: Vec::new(),
+    }))
 }
 
-/// How interface `index` is now, for [`restore`]. Call it before [`add`].
+fn parse(body: &[u8]) -> Option<Root> {
+    let attributes = body.get(TCMSG..)?;
+    let queue =
+        nlmsg::find(attributes, TCA_STATS2).and_then(|stats| nlmsg::find(stats, TCA_STATS_QUEUE));
+    let counter = |at| queue.and_then(|queue| nlmsg::read_u32(queue, at)).map_or(0, u64::from);
+    Some(Root {
+        kind: nlmsg::find(attributes, TCA_KIND).map(nlmsg::text)?,
+        handle: nlmsg::read_u32(body, 8)?,
+        drops: counter(8),
+        held: counter(0),
+        options: nlmsg::find(attributes, TCA_OPTIONS).unwrap_or(&[]).to_vec(),
+    })
+}
+
+/// How interface `index` is now, for [`restore`], with the handle that ours will have. Call it
+/// before [`add`].
 ///
 /// # Errors
 /// It has a root qdisc that is not the kernel's default, or is gone.
-pub fn look(route: &mut Conn, index: i32) -> Result<Before, QdiscError> {
+pub fn look(route: &mut Conn, index: i32, own: u32) -> Result<Before, QdiscError> {
     let root = root(route, index)?;
     if root.is_ours() {
         return Err(QdiscError::Exists);
@@ -173,16 +206,13 @@ pub fn look(route: &mut Conn, index: i32) -> Result<Before, QdiscError> {
     if root.handle != 0 {
         return Err(QdiscError::Foreign { handle: root.handle_text(), kind: root.kind });
     }
-    Ok(Before { kind: root.kind, tx_queue_len: tx_queue_len(route, index)? })
+    Ok(Before { kind: root.kind, tx_queue_len: tx_queue_len(route, index)?, own })
 }
 
 fn tx_queue_len(route: &mut Conn, index: i32) -> Result<u32, QdiscError> {
-    link::list(route)
-        .map_err(QdiscError::refused("list the interfaces"))?
-        .into_iter()
-        .find(|link| link.index == index)
+    link::get(route, index)
         .map(|link| link.tx_queue_len)
-        .ok_or(QdiscError::NoDevice)
+        .map_err(QdiscError::refused("look at the interface"))
 }
 
 /// Adds netem as the root qdisc of interface `index`, reads it back, and returns the delay that the
@@ -198,28 +228,37 @@ pub fn add(
 ) -> Result<Duration, QdiscError> {
     let asked = NetemOptions::from(impairment);
     // TCA_OPTIONS of netem is its struct followed by attributes: not marked as nested.
-    let content = tcmsg(index, OWN_HANDLE, TC_H_ROOT)
+    let content = tcmsg(index, before.own, TC_H_ROOT)
         .put_text(TCA_KIND, KIND)
         .put(TCA_OPTIONS, asked.encode().as_bytes());
     match route.request(RTM_NEWQDISC, flag::CREATE | flag::EXCL, &content) {
         Ok(()) => {}
         // Somebody was faster than the look before.
         Err(Refusal { errno: Errno::EEXIST, .. }) => {
-            return look(route, index).and(Err(QdiscError::Exists));
+            return look(route, index, before.own).and(Err(QdiscError::Exists));
         }
-        Err(refusal) => return Err(QdiscError::refused("add netem")(refusal)),
+        Err(refusal) => {
+            // The kernel sets the length of the transmit queue before it reads the options.
+            restore(route, index, before)?;
+            return Err(QdiscError::refused("add netem")(refusal));
+        }
     }
-    let read_back = read_back(route, index, &asked);
+    let read_back = read_back(route, index, &asked, before.own);
     if read_back.is_err() {
         restore(route, index, before)?;
     }
     read_back
 }
 
-fn read_back(route: &mut Conn, index: i32, asked: &NetemOptions) -> Result<Duration, QdiscError> {
+fn read_back(
+    route: &mut Conn,
+    index: i32,
+    asked: &NetemOptions,
+    own: u32,
+) -> Result<Duration, QdiscError> {
     let root = root(route, index)?;
     let got = NetemOptions::decode(&root.options).map(|options| options.seen_through(asked));
-    if root.is_ours() && got == Ok(*asked) {
+    if root.is_own(own) && got == Ok(*asked) {
         return Ok(Duration::from_nanos(u64::try_from(asked.latency_ns).unwrap_or(0)));
     }
     Err(QdiscError::ReadBack {
@@ -229,40 +268,59 @@ fn read_back(route: &mut Conn, index: i32, asked: &NetemOptions) -> Result<Durat
 }
 
 /// Takes our netem away if it is there, and puts the interface back as it was. Harmless when there is
-/// none of ours, or no interface: then it returns whether it removed something.
+/// none of ours, or no interface.
 ///
 /// # Errors
 /// The kernel refused, or the interface is not as it was.
-pub fn restore(route: &mut Conn, index: i32, before: &Before) -> Result<bool, QdiscError> {
-    match root(route, index) {
-        Err(QdiscError::NoDevice) => return Ok(false),
-        other => {
-            if !other?.is_ours() {
-                return Ok(false);
-            }
-        }
-    }
-    match route.request(RTM_DELQDISC, 0, &tcmsg(index, OWN_HANDLE, TC_H_ROOT)) {
-        Ok(()) => {}
-        // Somebody was faster, or the interface went.
-        Err(Refusal { errno: Errno::ENOENT | Errno::ENODEV | Errno::EINVAL, .. }) => {}
-        Err(refusal) => return Err(QdiscError::refused("remove netem")(refusal)),
-    }
-    match put_right(route, index, before) {
-        Err(QdiscError::NoDevice) => Ok(true),
-        other => other.map(|()| true),
+pub fn restore(route: &mut Conn, index: i32, before: &Before) -> Result<Restored, QdiscError> {
+    let mut done = Restored::default();
+    match take_away(route, index, before.own, &mut done)
+        .and_then(|()| put_right(route, index, before, done.removed))
+    {
+        Ok(()) | Err(QdiscError::NoDevice) => Ok(done),
+        Err(error) => Err(error),
     }
 }
 
-fn put_right(route: &mut Conn, index: i32, before: &Before) -> Result<(), QdiscError> {
-    if tx_queue_len(route, index)? != before.tx_queue_len {
+fn take_away(
+    route: &mut Conn,
+    index: i32,
+    own: u32,
+    done: &mut Restored,
+) -> Result<(), QdiscError> {
+    let found = root(route, index)?;
+    if !found.is_own(own) {
+        return Ok(());
+    }
+    match route.request(RTM_DELQDISC, 0, &tcmsg(index, own, TC_H_ROOT)) {
+        Ok(()) => *done = Restored { removed: true, lost: found.held },
+        // Somebody was faster; what is there now has another handle.
+        Err(Refusal { errno: Errno::ENOENT | Errno::EINVAL, .. }) => {}
+        Err(refusal) => return Err(QdiscError::refused("remove netem")(refusal)),
+    }
+    Ok(())
+}
+
+/// The second half: needed also where the first was done by somebody else, or by an agent that was
+/// killed between the two.
+fn put_right(
+    route: &mut Conn,
+    index: i32,
+    before: &Before,
+    removed: bool,
+) -> Result<(), QdiscError> {
+    let now = root(route, index)?;
+    if now.handle == 0
+        && before.tx_queue_len == 0
+        // Any other length is somebody's wish.
+        && tx_queue_len(route, index)? == KERNELS_TX_QUEUE_LEN
+    {
         link::set_tx_queue_len(route, index, before.tx_queue_len)
             .map_err(QdiscError::refused("set the length of the transmit queue"))?;
     }
-    let now = root(route, index)?;
     // An interface that went up or down meanwhile shows another default.
     let shown = now.kind != HIDDEN && before.kind != HIDDEN;
-    if now.handle == 0 && (now.kind == before.kind || !shown) {
+    if !removed || now.handle == 0 && (now.kind == before.kind || !shown) {
         return Ok(());
     }
     Err(QdiscError::NotRestored(format!(
@@ -280,7 +338,7 @@ fn put_right(route: &mut Conn, index: i32, before: &Before) -> Result<(), QdiscE
 /// What is missing.
 pub fn probe() -> Result<(), QdiscError> {
     let mut route = link::open().map_err(QdiscError::refused("open rtnetlink"))?;
-    let before = look(&mut route, 1)?;
+    let before = look(&mut route, 1, own_handle(0))?;
     let trial = Impairment { delay: Duration::from_millis(1) };
     add(&mut route, 1, &trial, &before)?;
     restore(&mut route, 1, &before).map(drop)

@@ -6,7 +6,7 @@ use std::path::Path;
 use agent_common::duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::{EXIT_OK, Output, PredictArgs, ReportArgs, Stop, files};
+use super::{EXIT_OK, Output, PredictArgs, ReportArgs, Stop, files, tell};
 use crate::predict;
 use crate::report::model::Report;
 use crate::report::text::Colour;
@@ -21,16 +21,16 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Stop> {
     for path in runs {
         let other = read(path)?;
         if other.host != whole.host {
-            eprintln!(
+            tell(format_args!(
                 "warning: {} comes from another host or kernel than {}: compare with care",
                 path.display(),
                 first.display()
-            );
+            ));
         }
         whole.cells.extend(other.cells);
     }
-    show(&whole)?;
-    write_files(&whole, &args.output)?;
+    let written = write_files(&whole, &args.output);
+    written.and(show(&whole))?;
     Ok(EXIT_OK)
 }
 
@@ -78,11 +78,12 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8, Stop> {
     for assumption in &prediction.assumptions {
         out.push_str(&format!("  - {assumption}\n"));
     }
-    print(&out)?;
-    if let Some(path) = &args.json {
+    let written = args.json.as_ref().map_or(Ok(()), |path| {
         let text = serde_json::to_string_pretty(&prediction).context("cannot write JSON")?;
-        files::write(path, &(text + "\n"))?;
-    }
+        files::write(path, &(text + "\n"))
+    });
+    let shown = print(&out);
+    written.and(shown)?;
     Ok(EXIT_OK)
 }
 
@@ -112,15 +113,13 @@ pub(super) fn show(report: &Report) -> Result<()> {
     })
 }
 
-/// Writes the files that were asked for.
+/// Writes the files that were asked for, each whether or not the other can be written.
 pub(super) fn write_files(report: &Report, output: &Output) -> Result<()> {
-    if let Some(path) = &output.json {
-        files::write(path, &json::write(report)?)?;
-    }
-    if let Some(path) = &output.html {
-        files::write(path, &html::page(report))?;
-    }
-    Ok(())
+    let json = output.json.as_ref().map_or(Ok(()), |path| {
+        json::write(report).map_err(Into::into).and_then(|text| files::write(path, &text))
+    });
+    let html = output.html.as_ref().map_or(Ok(()), |path| files::write(path, &html::page(report)));
+    json.and(html)
 }
 
 /// Colour only where a person looks who did not ask for none (<https://no-color.org>).

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::reports::{self, check_output, colour_wanted};
-use super::{EXIT_INVALID, EXIT_OK, RunArgs, Stop, host, resolve};
+use super::{EXIT_INVALID, EXIT_OK, RunArgs, Stop, host, resolve, tell};
 use crate::clock::now_ns;
 use crate::engine::{self, Running};
 use crate::http::{RequestSpec, Target};
@@ -53,7 +53,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Stop> {
                 pair::Setup { socket: socket.clone(), target, db_ports, delay, lease: LEASE };
             // For somebody who watches; in a log the outcome says it.
             if std::io::stderr().is_terminal() {
-                eprintln!("pairing with the agent on {} ...", socket.display());
+                tell(format_args!("pairing with the agent on {} ...", socket.display()));
             }
             let session = pair::begin(&setup, PATIENCE)?;
             announce(&session);
@@ -78,6 +78,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Stop> {
         schedule: Schedule::new(args.users, args.ramp, hold_ns),
         threads: args.threads,
         timeout: args.timeout,
+        max_records: engine::MAX_RECORDS,
     };
     let running = engine::start(plan)?;
     watch(&running, args.users, session.as_ref(), &interrupted);
@@ -93,6 +94,8 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Stop> {
         end: outcome.end,
         user_starts: outcome.user_starts,
         records: outcome.records,
+        beyond: outcome.beyond,
+        stale_retries: outcome.stale_retries,
         loop_busy_max: outcome.loop_busy_max,
         engine_cpu_share: outcome.cpu_share,
         engine_runqueue_share: outcome.runqueue_share,
@@ -103,9 +106,11 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Stop> {
     let valid = cell.validity.valid;
     let mut report = host::empty_report(host);
     report.cells.push(cell);
-    reports::show(&report)?;
-    reports::print(&remarks(outcome.stale_retries, &outcome.system_errors, &data))?;
-    reports::write_files(&report, &args.output)?;
+    // One output that fails does not cost the others, and the files least of all.
+    let written = reports::write_files(&report, &args.output);
+    let shown = reports::show(&report);
+    let remarked = reports::print(&remarks(&outcome.system_errors, &data));
+    written.and(shown).and(remarked)?;
     Ok(if valid { EXIT_OK } else { EXIT_INVALID })
 }
 
@@ -142,20 +147,20 @@ fn announce(session: &Session) {
     let targeted = session.targeted();
     let names: Vec<_> =
         targeted.processes.iter().map(|p| format!("{} ({})", p.comm, p.pid)).collect();
-    eprintln!("measuring {}, backlog {}", names.join(", "), targeted.backlog);
+    tell(format_args!("measuring {}, backlog {}", names.join(", "), targeted.backlog));
     for line in &targeted.plan {
         if line.hook.is_none() {
             let reason = line.reason.as_deref().unwrap_or("no reason given");
-            eprintln!("not measured: {} ({reason})", line.mark);
+            tell(format_args!("not measured: {} ({reason})", line.mark));
         }
     }
     if let Some(impaired) = session.impaired() {
-        eprintln!(
+        tell(format_args!(
             "delayed by {} on {} ({})",
             duration::format(Duration::from_nanos(impaired.delay_ns)),
             impaired.device,
             impaired.engine
-        );
+        ));
     }
 }
 
@@ -177,7 +182,7 @@ fn watch(running: &Running, users: u32, session: Option<&Session>, interrupted: 
         if let Some(at) = lost_at.filter(|_| !told_lost) {
             let seconds = at.saturating_sub(running.start()) as f64 / 1e9;
             let clear = if terminal { "\r\x1b[2K" } else { "" };
-            eprintln!("{clear}kernel side lost at {seconds:.1} s; the run goes on");
+            tell(format_args!("{clear}kernel side lost at {seconds:.1} s; the run goes on"));
             told_lost = true;
         }
         if now - last < interval {
@@ -224,12 +229,13 @@ fn spec(args: &RunArgs, hold_ns: u64) -> RunSpec {
 }
 
 /// What the engine met that the report has no field for.
-fn remarks(stale: u64, errors: &BTreeMap<String, u64>, data: &RunData) -> String {
+fn remarks(errors: &BTreeMap<String, u64>, data: &RunData) -> String {
     let mut out = String::new();
-    if stale > 0 {
+    if data.stale_retries > 0 {
         out.push_str(&format!(
-            "{stale} requests were sent again on a new connection: the server had closed the kept \
-             one\n"
+            "{} requests were sent again on a new connection: the server had closed the kept \
+             one\n",
+            data.stale_retries
         ));
     }
     for (error, count) in errors {

@@ -14,7 +14,7 @@ pub struct Span {
     pub requests: u64,
     /// Of which successes.
     pub successes: u64,
-    /// Latency in microseconds.
+    /// Latency of those that got a response, in microseconds.
     pub latency_us: Option<Histogram<u64>>,
 }
 
@@ -31,12 +31,12 @@ impl Span {
     pub(crate) fn count(&mut self, latency_ns: u64, outcome: Outcome) {
         self.requests += 1;
         self.successes += u64::from(outcome == Outcome::Success);
-        if let Some(latency) = &mut self.latency_us {
+        if let Some(latency) = self.latency_us.as_mut().filter(|_| outcome.has_response()) {
             latency.saturating_record(latency_ns / 1000);
         }
     }
 
-    /// Quantile of the latency in milliseconds; None if nothing ended.
+    /// Quantile of the latency in milliseconds; None if nothing was answered.
     #[must_use]
     pub fn quantile_ms(&self, quantile: f64) -> Option<f64> {
         let latency = self.latency_us.as_ref().filter(|latency| !latency.is_empty())?;

@@ -12,6 +12,8 @@ mod server;
 
 use server::{Server, Then, answer};
 
+/// Longer than any of these tests takes.
+const LONG_NS: u64 = 30_000_000_000;
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const OK_CLOSE: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
 
@@ -27,6 +29,7 @@ fn request_plan(s: &Server, users: u32, hold_ms: u64, method: &str, form: &[&str
         schedule: Schedule::new(users, 0.0, hold_ms * 1_000_000),
         threads: 1,
         timeout: None,
+        max_records: MAX_RECORDS,
     }
 }
 
@@ -34,6 +37,28 @@ fn run(plan: Plan) -> Outcome {
     let outcome = start(plan).unwrap().join().unwrap();
     check(&outcome);
     outcome
+}
+
+/// As [`run`], until the server has seen so many requests: however slow the machine is.
+fn served(server: &Server, mut plan: Plan, requests: u64) -> Outcome {
+    plan.schedule = Schedule::new(plan.schedule.users(), 0.0, LONG_NS);
+    let running = start(plan).unwrap();
+    while server.requests() < requests && !running.is_finished() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    running.stop();
+    let outcome = running.join().unwrap();
+    check(&outcome);
+    outcome
+}
+
+/// Requests that the server has read, `sent` in all: the last ones a moment after they were sent.
+fn seen(server: &Server, sent: u64) -> u64 {
+    let begun = Instant::now();
+    while server.requests() < sent && begun.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    server.requests()
 }
 
 /// What holds in every run.
@@ -75,7 +100,7 @@ fn unfinished(outcome: &Outcome) -> u64 {
 #[test]
 fn a_kept_connection_is_used_again_and_offsets_add_up() {
     let server = Server::start(answer(OK, Then::Keep));
-    let outcome = run(plan(&server, 3, 100));
+    let outcome = served(&server, plan(&server, 3, 0), 50);
     assert_eq!(server.connections(), 3);
     assert!(successes(&outcome) > 30);
     assert_eq!(successes(&outcome) + unfinished(&outcome), outcome.records.len() as u64);
@@ -98,15 +123,14 @@ fn a_kept_connection_is_used_again_and_offsets_add_up() {
 #[test]
 fn counts_are_equal_on_both_sides_over_several_threads() {
     let server = Server::start(answer(OK_CLOSE, Then::Close));
-    let mut plan = plan(&server, 7, 150);
+    let mut plan = plan(&server, 7, 0);
     plan.threads = 3;
-    let outcome = run(plan);
+    let outcome = served(&server, plan, 60);
     let sent = outcome.records.iter().filter(|r| r.c2 != 0).count() as u64;
     assert!(successes(&outcome) > 20);
     assert_eq!(failed(&outcome, Failure::ReadReset), 0);
     drop(outcome.open);
-    std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(server.requests(), sent);
+    assert_eq!(seen(&server, sent), sent);
     assert!(outcome.records.iter().all(|r| r.ordinal == 0 && r.c0 == r.connection_start));
     let users: HashSet<_> = outcome.records.iter().map(|r| r.user).collect();
     assert_eq!(users, (0..7).collect());
@@ -120,7 +144,7 @@ fn users_come_at_their_rate_and_the_hold_follows() {
     let outcome = run(plan);
     for (user, at) in outcome.user_starts.iter().enumerate() {
         let late = at - (outcome.start + user as u64 * 20_000_000);
-        assert!(late < 200_000_000, "user {user} came {late} ns late");
+        assert!(late < 1_000_000_000, "user {user} came {late} ns late");
     }
     assert_eq!(outcome.hold_start, outcome.user_starts[5]);
     assert!(outcome.end - outcome.start >= 150_000_000);
@@ -131,12 +155,12 @@ fn chunked_and_close_delimited_and_informational_responses_end() {
     let chunked = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\
         Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
     let server = Server::start(answer(chunked, Then::Keep));
-    let outcome = run(plan(&server, 1, 60));
+    let outcome = served(&server, plan(&server, 1, 0), 10);
     assert!(successes(&outcome) > 5);
     assert_eq!(server.connections(), 1);
 
     let server = Server::start(answer("HTTP/1.0 200 OK\r\n\r\nall of it", Then::Close));
-    let outcome = run(plan(&server, 1, 60));
+    let outcome = served(&server, plan(&server, 1, 0), 10);
     assert!(successes(&outcome) > 5);
     assert_eq!(outcome.records[0].rx_bytes, 28);
     assert!(outcome.records.iter().all(|r| r.ordinal == 0));
@@ -155,7 +179,7 @@ fn a_large_response_in_pieces_is_read_to_its_end() {
         }
         Then::Keep
     });
-    let outcome = run(plan(&server, 2, 100));
+    let outcome = served(&server, plan(&server, 2, 0), 10);
     let first = &outcome.records[0];
     assert_eq!(first.rx_bytes, 300_043);
     assert!(first.c4 - first.c3 > 3_000_000);
@@ -172,7 +196,7 @@ fn a_large_form_is_sent_whole_and_random() {
         Then::Keep
     });
     let form = ["title=Post {random:10}", "content={random:200000}"];
-    let outcome = run(request_plan(&server, 2, 300, "POST", &form));
+    let outcome = served(&server, request_plan(&server, 2, 0, "POST", &form), 6);
     assert!(successes(&outcome) > 1);
     assert_eq!(failed(&outcome, Failure::ReadReset), 0);
     let seen = seen.lock().unwrap();
@@ -191,7 +215,7 @@ fn statuses_are_classed() {
             format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n"),
             Then::Keep,
         ));
-        let outcome = run(plan(&server, 1, 40));
+        let outcome = served(&server, plan(&server, 1, 0), 8);
         assert!(failed(&outcome, failure) > 3);
         assert_eq!(successes(&outcome), 0);
         assert_eq!(outcome.records[0].status, status);
@@ -203,7 +227,7 @@ fn statuses_are_classed() {
 fn a_reset_or_an_early_end_is_read_reset() {
     for then in [Then::Reset, Then::Close] {
         let server = Server::start(answer(&OK[..OK.len() - 1], then));
-        let outcome = run(plan(&server, 1, 40));
+        let outcome = served(&server, plan(&server, 1, 0), 8);
         let resets = failed(&outcome, Failure::ReadReset);
         assert!(resets > 3);
         assert_eq!(resets + unfinished(&outcome), outcome.records.len() as u64);
@@ -213,12 +237,12 @@ fn a_reset_or_an_early_end_is_read_reset() {
 #[test]
 fn garbage_is_a_bad_response_and_extra_bytes_end_the_connection() {
     let server = Server::start(answer("SSH-2.0-x\r\n", Then::Keep));
-    let outcome = run(plan(&server, 1, 40));
+    let outcome = served(&server, plan(&server, 1, 0), 8);
     assert!(failed(&outcome, Failure::BadResponse) > 3);
     assert!(server.connections() > 3);
 
     let server = Server::start(answer(format!("{OK}more"), Then::Keep));
-    let outcome = run(plan(&server, 1, 40));
+    let outcome = served(&server, plan(&server, 1, 0), 8);
     assert!(successes(&outcome) > 3);
     assert!(outcome.records.iter().all(|r| r.ordinal == 0));
 }
@@ -233,7 +257,7 @@ fn a_stale_connection_is_replaced_once_and_counted() {
         let _ = stream.write_all(OK.as_bytes());
         Then::Keep
     });
-    let outcome = run(plan(&server, 1, 60));
+    let outcome = served(&server, plan(&server, 1, 0), 15);
     assert!(outcome.stale_retries > 2);
     assert_eq!(failed(&outcome, Failure::ReadReset), 0);
     let again: Vec<_> = outcome.records.iter().filter(|r| r.c0 < r.connection_start).collect();
@@ -243,28 +267,61 @@ fn a_stale_connection_is_replaced_once_and_counted() {
 
     // A new connection that is closed unanswered is a failure, not tried again.
     let server = Server::start(|_, _| Then::Close);
-    let outcome = run(plan(&server, 1, 40));
+    let outcome = served(&server, plan(&server, 1, 0), 8);
     assert_eq!(outcome.stale_retries, 0);
     assert!(failed(&outcome, Failure::ReadReset) > 3);
+}
+
+#[test]
+fn a_connection_lost_while_the_server_works_is_not_tried_again() {
+    let server = Server::start(|turn, stream| {
+        if turn.ordinal == 1 {
+            std::thread::sleep(Duration::from_millis(60));
+            return Then::Close;
+        }
+        let _ = stream.write_all(OK.as_bytes());
+        Then::Keep
+    });
+    let outcome = served(&server, plan(&server, 1, 0), 8);
+    assert_eq!(outcome.stale_retries, 0);
+    assert!(failed(&outcome, Failure::ReadReset) >= 2);
+    // Each request reached the server once.
+    let sent = outcome.records.iter().filter(|record| record.c2 != 0).count() as u64;
+    assert_eq!(seen(&server, sent), sent);
+}
+
+#[test]
+fn beyond_the_records_requests_are_counted() {
+    let server = Server::start(answer(OK, Then::Keep));
+    let mut plan = plan(&server, 2, 0);
+    (plan.threads, plan.max_records) = (2, 10);
+    let outcome = served(&server, plan, 60);
+    let ended = outcome.records.len() as u64 - unfinished(&outcome);
+    assert_eq!(ended, 10);
+    let beyond = &outcome.beyond;
+    assert!(beyond.requests > 20 && beyond.successes == beyond.requests, "{beyond:?}");
+    assert_eq!(beyond.latency.as_ref().unwrap().len(), beyond.requests);
+    assert_eq!(beyond.seconds.iter().map(|(ended, _)| ended).sum::<u64>(), beyond.requests);
+    assert!(server.requests() >= ended + beyond.requests);
 }
 
 #[test]
 fn a_timeout_ends_a_slow_request_and_only_that() {
     let server = Server::start(|turn, stream| {
         if turn.connection == 0 {
-            std::thread::sleep(Duration::from_millis(400));
+            std::thread::sleep(Duration::from_secs(2));
         }
         let _ = stream.write_all(OK.as_bytes());
         Then::Keep
     });
-    let mut plan = plan(&server, 1, 200);
+    let mut plan = plan(&server, 1, 0);
     plan.timeout = Some(Duration::from_millis(80));
-    let outcome = run(plan);
+    let outcome = served(&server, plan, 10);
     assert_eq!(failed(&outcome, Failure::ReadTimeout), 1);
     assert!(successes(&outcome) > 3);
     let slow = &outcome.records[0];
     let took = slow.c4 - slow.c0;
-    assert!((80_000_000..300_000_000).contains(&took), "{took}");
+    assert!((80_000_000..2_000_000_000).contains(&took), "{took}");
     assert_eq!(server.connections(), 2);
 }
 
@@ -311,7 +368,7 @@ fn a_lost_syn_is_counted() {
     let target = listener.local_addr().unwrap().as_socket().unwrap();
     let filler = std::net::TcpStream::connect(target).unwrap();
     let server = Server::start(answer(OK, Then::Keep));
-    let mut plan = plan(&server, 1, 1500);
+    let mut plan = plan(&server, 1, 2500);
     plan.target = target;
     let running = start(plan).unwrap();
     std::thread::sleep(Duration::from_millis(300));
@@ -334,11 +391,17 @@ fn stop_ends_the_run_at_once_and_leaves_sockets_open() {
     });
     let begun = Instant::now();
     let running = start(plan(&server, 4, 60_000)).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(running.live().users(), 4);
+    while running.live().users() < 4 && begun.elapsed() < Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Sent, and no answer yet.
+    while server.requests() < 4 && begun.elapsed() < Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     running.stop();
     let outcome = running.join().unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(600));
+    // The server answers after two seconds.
+    assert!(begun.elapsed() < Duration::from_millis(1900));
     assert_eq!(unfinished(&outcome), 4);
     assert_eq!(outcome.open.len(), 4);
     for record in &outcome.records {
@@ -357,17 +420,21 @@ fn stopped_in_the_ramp_there_is_no_hold() {
     running.stop();
     let outcome = running.join().unwrap();
     assert_eq!(outcome.hold_start, outcome.end);
-    assert!((2..=6).contains(&outcome.user_starts.len()));
+    assert!((1..100).contains(&outcome.user_starts.len()));
 }
 
 #[test]
 fn ipv6_works_and_numbers_reach_the_watcher() {
     let server = Server::start_on("[::1]:0", answer(OK, Then::Keep));
-    let running = start(plan(&server, 1, 400)).unwrap();
-    std::thread::sleep(Duration::from_millis(380));
-    let span = running.live().take();
+    let running = start(plan(&server, 1, 30_000)).unwrap();
+    let mut span = running.live().take();
+    while span.requests <= 5 && !running.is_finished() {
+        std::thread::sleep(Duration::from_millis(100));
+        span = running.live().take();
+    }
+    running.stop();
     let outcome = running.join().unwrap();
-    assert!(successes(&outcome) > 10);
+    assert!(successes(&outcome) > 5);
     assert!(outcome.records[0].local.is_ipv6());
     assert!(span.requests > 5 && span.requests <= successes(&outcome));
     assert!(span.quantile_ms(0.5).unwrap() > 0.0);

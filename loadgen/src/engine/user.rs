@@ -34,6 +34,9 @@ sockopt_impl!(
 /// (200 ms, include/net/tcp.h), by default a second.
 const SYN_RETRANSMIT_FLOOR_NS: u64 = 100_000_000;
 
+/// What a loss may take to be found beyond 1.5 handshakes: the server's kernel, and our own loop.
+const STALE_GRACE_NS: u64 = 5_000_000;
+
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What users of one thread share.
@@ -70,7 +73,7 @@ pub(super) enum Step {
     Pending,
     /// The request ended; [`User::record`] is complete.
     Ended,
-    /// The server closed the kept connection before it answered.
+    /// The server had closed the kept connection when the request came.
     Stale,
 }
 
@@ -84,6 +87,8 @@ pub(super) struct User {
     tx_total: u64,
     rx_total: u64,
     retried: bool,
+    /// What the handshake of the connection took.
+    handshake_ns: u64,
     record: RequestRecord,
 }
 
@@ -99,6 +104,7 @@ impl User {
             tx_total: 0,
             rx_total: 0,
             retried: false,
+            handshake_ns: 0,
             record: RequestRecord {
                 user: number,
                 local: NOWHERE,
@@ -242,6 +248,7 @@ impl User {
             return self.connect_failed(&error, around);
         }
         self.record.c1 = now_ns();
+        self.handshake_ns = self.record.c1 - self.record.connection_start;
         self.record.local = stream.local_addr().unwrap_or(NOWHERE);
         if self.record.c1 - self.record.connection_start > SYN_RETRANSMIT_FLOOR_NS
             && let Ok(info) = getsockopt(stream, TcpInfo)
@@ -335,9 +342,19 @@ impl User {
         self.end(now, outcome, clean && self.parser.keep_alive())
     }
 
+    /// Whether the server had closed the kept connection before the request came, as far as that can
+    /// be told: the answer to bytes for a closed socket comes back within a round trip. A loss that
+    /// is found later ends a request that the server had, and may have worked on.
+    fn is_stale(&self, now: u64) -> bool {
+        let record = &self.record;
+        let sent = if record.c2 == 0 { record.c0 } else { record.c2 };
+        let soon = self.handshake_ns * 3 / 2 + STALE_GRACE_NS;
+        record.ordinal > 0 && record.rx_bytes == 0 && now.saturating_sub(sent) <= soon
+    }
+
     /// The connection ended before the response did.
     fn lost(&mut self, error: Option<&std::io::Error>, around: &mut Surroundings<'_>) -> Step {
-        if self.record.ordinal > 0 && self.record.rx_bytes == 0 {
+        if self.is_stale(now_ns()) {
             return Step::Stale;
         }
         if let Some(error) = error {

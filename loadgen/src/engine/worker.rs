@@ -11,7 +11,7 @@ use super::live::{Live, Span};
 use super::user::{Step, Surroundings, User};
 use super::{CONNECT_BACKOFF_NS, EngineError, Outcome, Plan};
 use crate::clock::{self, now_ns};
-use crate::record::{self, Failure, RequestRecord};
+use crate::record::{self, Beyond, Failure, RequestRecord};
 
 /// Longest sleep: a stop from outside is noticed within this time.
 const MAX_SLEEP_NS: u64 = 50_000_000;
@@ -75,6 +75,8 @@ struct Worker<'a> {
     users: Vec<User>,
     user_starts: Vec<u64>,
     records: Vec<RequestRecord>,
+    max_records: usize,
+    beyond: Beyond,
     /// Resting users and when they go on, soonest first since all rest equally long.
     resting: VecDeque<(u64, usize)>,
     timeout_ns: Option<u64>,
@@ -105,6 +107,8 @@ impl<'a> Worker<'a> {
             users: Vec::with_capacity(mine as usize),
             user_starts: Vec::with_capacity(mine as usize),
             records: Vec::with_capacity(FIRST_RECORDS),
+            max_records: plan.max_records / share.step as usize,
+            beyond: Beyond::default(),
             resting: VecDeque::new(),
             timeout_ns: plan.timeout.map(|t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX)),
             next_expiry: 0,
@@ -136,7 +140,11 @@ impl<'a> Worker<'a> {
                 Step::Ended => {
                     let record = *user.record();
                     self.span.count(record.c4 - record.c0, record.outcome);
-                    self.records.push(record);
+                    if self.records.len() < self.max_records {
+                        self.records.push(record);
+                    } else {
+                        self.beyond.count(&record, self.share.start);
+                    }
                     if is_connect_failure(record.outcome) {
                         self.resting.push_back((record.c4 + CONNECT_BACKOFF_NS, index));
                         return;
@@ -231,6 +239,7 @@ impl<'a> Worker<'a> {
             end,
             user_starts: self.user_starts,
             records: self.records,
+            beyond: self.beyond,
             loop_busy_max: self.loop_busy_max,
             stale_retries: self.stale_retries,
             system_errors: self.around.errors,

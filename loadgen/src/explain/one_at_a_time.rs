@@ -1,7 +1,10 @@
 //! A server whose workers take a connection, finish with it and take the next. While a worker
 //! waits, nobody else is served, and everybody else stands in the accept queue.
 
-use super::{DOMINANT, Evidence, Judgement, SATURATED, not_crossed, round_trips, words};
+use super::{
+    DOMINANT, Evidence, Judgement, SATURATED, concurrent::QUEUE_STANDS, not_crossed, round_trips,
+    words,
+};
 use crate::{
     ledger::Stage,
     predict::crossing::Crossing,
@@ -57,7 +60,9 @@ pub(super) fn tell(evidence: &Evidence<'_>) -> (Judgement, Vec<String>, Vec<What
         return (judgement, vec![sentence], Vec::new());
     };
     let verdict = verdict(evidence, &held);
-    let judgement = Judgement { verdict, bound_rps: Some(held.bound(held.total)) };
+    let decided = verdict != Verdict::CannotTell || evidence.stats.held_share >= SATURATED;
+    let bound_rps = decided.then(|| held.bound(held.total));
+    let judgement = Judgement { verdict, bound_rps };
     let mut sentences = vec![held_sentence(evidence, &held), time_sentence(&held)];
     sentences.extend(round_trips(evidence));
     sentences.extend(crossings(evidence));
@@ -68,7 +73,9 @@ pub(super) fn tell(evidence: &Evidence<'_>) -> (Judgement, Vec<String>, Vec<What
 
 fn verdict(evidence: &Evidence<'_>, held: &Held) -> Verdict {
     if evidence.stats.held_share < SATURATED {
-        return Verdict::NotSaturated;
+        // Idle workers and a queue in front of them contradict each other.
+        let queue_stands = evidence.queue_mean() >= QUEUE_STANDS;
+        return if queue_stands { Verdict::CannotTell } else { Verdict::NotSaturated };
     }
     let causes = [
         (Verdict::WorkersHeldByDatabase, held.share(&["database"])),
@@ -137,22 +144,22 @@ fn crossings(evidence: &Evidence<'_>) -> Option<String> {
 }
 
 fn queue_sentence(evidence: &Evidence<'_>) -> String {
-    let depth = &evidence.kernel().accept_queue_depth;
-    let waited = evidence.stage_ms(Stage::AcceptQueue);
-    if depth.mean < 1.0 {
+    let (depth, waited) = (evidence.queue_mean(), evidence.stage_ms(Stage::AcceptQueue));
+    let most = evidence.kernel().accept_queue_depth.as_ref().map_or(0, |depth| depth.max);
+    if depth < QUEUE_STANDS {
         return format!(
             "Hardly anybody waited for a worker: {} in the accept queue on average, {} per request.",
-            words::several(depth.mean, "connection", "connections"),
+            words::several(depth, "connection", "connections"),
             words::ms(waited),
         );
     }
     format!(
         "Meanwhile {} stood in the accept queue (at most {}), connected but not yet taken: a \
          request that got through had waited there {} of its {}.",
-        words::several(depth.mean, "user", "users"),
-        depth.max,
+        words::several(depth, "user", "users"),
+        most,
         words::ms(waited),
-        words::ms(evidence.ledger.client_mean_ms),
+        words::ms(evidence.client_mean_ms()),
     )
 }
 
@@ -163,6 +170,15 @@ fn bound_sentence(evidence: &Evidence<'_>, held: &Held, verdict: Verdict) -> Str
         .client
         .hold_srps
         .map_or_else(String::new, |rate| format!(" Measured: {}.", words::rate(rate)));
+    let idle = 1.0 - evidence.stats.held_share;
+    if verdict == Verdict::CannotTell && evidence.stats.held_share < SATURATED {
+        return format!(
+            "What bounds the throughput cannot be told: a worker is idle {} of the time, and yet {} \
+             in the accept queue.{measured}",
+            words::percent(idle),
+            words::several(evidence.queue_mean(), "connection stands", "connections stand"),
+        );
+    }
     let formula = format!("{workers} / {} = {bound} requests per second", words::ms(held.total));
     if verdict == Verdict::NotSaturated {
         return format!(
@@ -179,11 +195,11 @@ fn what_if(evidence: &Evidence<'_>, held: &Held, verdict: Verdict) -> Vec<WhatIf
         return changes;
     }
     let client_delay = evidence.client_delay_ms();
-    let users = |held_ms: f64| evidence.users() * 1e3 / (held_ms + client_delay);
+    let users = |held_ms: f64, delay_ms: f64| evidence.users() * 1e3 / (held_ms + delay_ms);
     let cpu_bound = cpu_bound(evidence, held);
     let database_bound = database_bound(evidence);
-    let mut add = |change: String, workers: f64, held_ms: f64| {
-        let mut rate = (workers * 1e3 / held_ms).min(users(held_ms)).min(cpu_bound);
+    let mut add = |change: String, workers: f64, held_ms: f64, delay_ms: f64| {
+        let mut rate = (workers * 1e3 / held_ms).min(users(held_ms, delay_ms)).min(cpu_bound);
         if workers > held.workers {
             rate = rate.min(database_bound);
         }
@@ -193,12 +209,13 @@ fn what_if(evidence: &Evidence<'_>, held: &Held, verdict: Verdict) -> Vec<WhatIf
     let setup = evidence.stats.setup_ms;
     if setup >= WORTH_TELLING * held.total && setup < held.total {
         let what = "database connections kept open from request to request".to_owned();
-        add(what, held.workers, held.total - setup);
+        add(what, held.workers, held.total - setup, client_delay);
     }
     let delay = evidence.database_delay_ms().unwrap_or(0.0);
     if delay > 0.0 && delay < held.total {
         let what = format!("no added delay instead of {}", words::ms(evidence.delay_ms));
-        add(what, held.workers, held.total - delay);
+        // Nor does the client wait for any then.
+        add(what, held.workers, held.total - delay, 0.0);
     }
     // Workers that wait for one another, or for a processor, do not become faster by company.
     let waiting = verdict != Verdict::WorkersHeldByLock;
@@ -210,7 +227,7 @@ fn what_if(evidence: &Evidence<'_>, held: &Held, verdict: Verdict) -> Vec<WhatIf
         let before = workers / 2.0 * 1e3 / held.total;
         if before < cpu_bound.min(database_bound) && workers <= evidence.users() {
             let change = format!("{workers:.0} workers instead of {:.0}{keeps_up}", held.workers);
-            add(change, workers, held.total);
+            add(change, workers, held.total, client_delay);
         }
     }
     if let Some(rate) = asynchronous(evidence, held, verdict) {
@@ -221,7 +238,7 @@ fn what_if(evidence: &Evidence<'_>, held: &Held, verdict: Verdict) -> Vec<WhatIf
                 if held.workers == 1.0 { "works on" } else { "work on" },
                 if database { ", the database no faster than now" } else { "" },
             ),
-            predicted_rps: rate.min(users(held.total)),
+            predicted_rps: rate.min(users(held.total, client_delay)),
         });
     }
     changes

@@ -136,3 +136,162 @@ fn a_pool_that_waits_for_work_is_not_bound_by_a_lock() {
     assert_eq!(verdict(locked_executors(2, 8)), Verdict::NotSaturated);
     assert_eq!(verdict(locked_executors(10, 4)), Verdict::WorkersHeldByLock);
 }
+
+#[test]
+fn a_statement_as_long_as_the_delay_does_not_show_a_crossing() {
+    let mut load = simulate::io_read("slow", "sync", 0);
+    load.steps = vec![Step::Turn(DbKind::Query, Some(2), 150 * MS)];
+    let slow = cell(&impair(load.one_at_a_time(1), "eth0", 100));
+    assert!(!story(&slow).contains("pure delay"), "{}", story(&slow));
+    assert_eq!(without_delay(&slow), None);
+
+    // With connections kept nothing but an undelayed run can tell.
+    let reused = |delay_ms| {
+        let mut load = simulate::io_read("reused", "sync", delay_ms);
+        load.steps.retain(|step| !matches!(step, Step::Turn(kind, ..) if kind.is_setup()));
+        load.one_at_a_time(1)
+    };
+    assert_eq!(without_delay(&cell(&reused(200))), None);
+    let base = cell(&reused(0));
+    let prediction = Some(predict(&base, 200 * MS));
+    let told = analyse(&reused(200), &Inputs { prediction, cpus: 2 });
+    assert!(story(&told).contains("2 x 200 ms = 400 ms of pure delay"), "{}", story(&told));
+    let (promised, before) = (without_delay(&told).unwrap(), base.client.hold_srps.unwrap());
+    assert!((promised / before - 1.0).abs() < 0.01, "{promised} for {before}");
+}
+
+#[test]
+fn without_the_delay_few_users_do_not_wait_for_it_either() {
+    let load = |delay_ms| Load { users: 2, ..simulate::io_read("few", "sync", delay_ms) };
+    let promised = without_delay(&cell(&load(200).one_at_a_time(1))).unwrap();
+    let measured = cell(&load(0).one_at_a_time(1)).client.hold_srps.unwrap();
+    assert!((promised / measured - 1.0).abs() < 0.01, "{promised} for {measured}");
+}
+
+fn verdict(cell: &Cell) -> Verdict {
+    cell.explanation.as_ref().unwrap().verdict
+}
+
+/// An event loop with one statement of 30 ms, which the database works on for all at once.
+fn unhurried(users: u32) -> Load {
+    let mut load = simulate::io_read("few", "async_limited", 0);
+    (load.users, load.hold_s) = (users, 20);
+    load.steps = vec![Step::Spend(class::CPU, MS), Step::Turn(DbKind::Commit, None, 30 * MS)];
+    load
+}
+
+#[test]
+fn times_that_scatter_are_no_sign_of_a_database_out_of_capacity() {
+    for seed in 1..20 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut run = unhurried(5).concurrent();
+        for turn in &mut run.kernel.as_mut().unwrap().db_turns {
+            // Exponential: the shortest of ten is a tenth of the mean.
+            turn.answered = turn.sent_first + (30e6 * -(1.0 - random.f64()).ln()) as u64;
+            turn.received_last = turn.answered;
+            turn.flags = 0;
+        }
+        let cell = cell(&run);
+        assert_eq!(verdict(&cell), Verdict::NotSaturated, "{seed}: {}", story(&cell));
+    }
+}
+
+#[test]
+fn a_delay_does_not_hide_a_database_out_of_capacity() {
+    // It works on a request for 31 ms, and 76 users want more than that allows, by a little.
+    let mut load = simulate::io_read("async", "async_limited", 200);
+    load.users = 76;
+    let delayed = cell(&load.concurrent());
+    assert_eq!(verdict(&delayed), Verdict::DatabaseCapacity, "{}", story(&delayed));
+    load.users = 40;
+    let room = cell(&load.concurrent());
+    assert_eq!(verdict(&room), Verdict::NotSaturated, "{}", story(&room));
+}
+
+#[test]
+fn a_loop_that_waits_for_a_processor_is_not_idle() {
+    // As where the database of the same host has the processors, and answers the sooner for it.
+    let mut run = unhurried(5).concurrent();
+    for window in &mut run.kernel.as_mut().unwrap().windows {
+        for thread in window.threads.iter_mut().filter(|thread| thread.requests > 0) {
+            thread.ns = [0; class::COUNT];
+            thread.ns[class::RUNQUEUE] = 600 * MS;
+            thread.ns[class::IDLE] = 350 * MS;
+            thread.ns[class::CPU] = 50 * MS;
+        }
+    }
+    let cell = cell(&run);
+    assert_eq!(verdict(&cell), Verdict::EventLoopCpu, "{}", story(&cell));
+    assert!(story(&cell).contains("by others on this host as well"), "{}", story(&cell));
+}
+
+#[test]
+fn where_a_queue_stands_room_is_not_claimed() {
+    let queue = |mut run: RunData| {
+        for window in &mut run.kernel.as_mut().unwrap().windows {
+            window.queue_mean = 3.0;
+        }
+        cell(&run)
+    };
+    let mut few = simulate::control(class::SLEEP, 20);
+    few.users = 2;
+    assert_eq!(verdict(&cell(&few.one_at_a_time(8))), Verdict::NotSaturated);
+    let standing = queue(few.one_at_a_time(8));
+    assert_eq!(verdict(&standing), Verdict::CannotTell);
+    assert!(story(&standing).contains("3 connections stand in the accept queue"));
+    assert_eq!(standing.explanation.unwrap().bound_rps, None);
+    assert_eq!(verdict(&cell(&unhurried(5).concurrent())), Verdict::NotSaturated);
+    assert_eq!(verdict(&queue(unhurried(5).concurrent())), Verdict::CannotTell);
+}
+
+#[test]
+fn a_pool_that_reads_is_judged_by_its_busiest_thread() {
+    let pool = |busy_ns: u64| {
+        let mut run = unhurried(5).concurrent();
+        for window in &mut run.kernel.as_mut().unwrap().windows {
+            window.threads.retain(|thread| thread.accepts > 0);
+            let main = window.threads[0].clone();
+            for thread in &mut window.threads {
+                thread.requests = 0;
+            }
+            for tid in [501, 502] {
+                let mut thread = main.clone();
+                (thread.tid, thread.accepts, thread.requests) = (tid, 0, 50);
+                thread.ns = [0; class::COUNT];
+                thread.ns[class::DATABASE] = busy_ns;
+                thread.ns[class::IDLE] = SECOND - busy_ns;
+                window.threads.push(thread);
+            }
+        }
+        cell(&run)
+    };
+    assert_eq!(verdict(&pool(SECOND / 2)), Verdict::NotSaturated);
+    let held = pool(SECOND);
+    assert_ne!(verdict(&held), Verdict::NotSaturated, "{}", story(&held));
+}
+
+#[test]
+fn async_changes_promise_no_more_than_loop_and_processors_have() {
+    let promised = |cell: &Cell, words: &str| {
+        let what_if = &cell.explanation.as_ref().unwrap().what_if;
+        what_if.iter().find(|one| one.change.contains(words)).map(|one| one.predicted_rps)
+    };
+    let mut load = unhurried(10);
+    load.steps = vec![Step::Spend(class::CPU, 7 * MS), Step::Turn(DbKind::Auth, None, 100 * MS)];
+    let before = cell(&load.concurrent());
+    assert_eq!(verdict(&before), Verdict::NotSaturated, "{}", story(&before));
+    load.steps.pop();
+    let measured = cell(&load.concurrent()).client.hold_srps.unwrap();
+    let kept = promised(&before, "kept open").unwrap();
+    assert!((kept / measured - 1.0).abs() < 0.03, "{kept} for {measured}");
+
+    // A second loop finds the other processor free, or the database at work on it.
+    load.steps = vec![Step::Spend(class::CPU, 20 * MS)];
+    let alone = cell(&load.concurrent());
+    assert_eq!(verdict(&alone), Verdict::EventLoopCpu);
+    assert!((promised(&alone, "twice").unwrap() / 100.0 - 1.0).abs() < 0.02);
+    load.steps.push(Step::Turn(DbKind::Commit, None, 20 * MS));
+    let shared = cell(&load.concurrent());
+    assert_eq!(verdict(&shared), Verdict::EventLoopCpu);
+    assert_eq!(promised(&shared, "twice"), None, "{:?}", shared.explanation);
+}

@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 
 use super::*;
+use crate::record::Outcome;
 
 const SERVER: &str = "127.0.0.1:8000";
 

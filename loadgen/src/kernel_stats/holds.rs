@@ -14,6 +14,7 @@ use crate::{
 /// All holds, and whether they cover what the service does for a request.
 pub(super) struct Holds<'a> {
     all: &'a [wire::Hold],
+    unfinished: &'a [wire::ServerRequest],
     hold: Span,
     /// Requests answered within each hold, in its order.
     requests: Vec<u32>,
@@ -48,7 +49,8 @@ impl<'a> Holds<'a> {
                 requests[index] += 1;
             }
         }
-        Self { all: &data.holds, hold, requests, covered, answered }
+        let unfinished = &data.unfinished;
+        Self { all: &data.holds, unfinished, hold, requests, covered, answered }
     }
 
     /// How the service works, told by whether holds cover requests from read to answer.
@@ -77,14 +79,25 @@ impl<'a> Holds<'a> {
     }
 
     /// Share of their time that the threads which accept were held. The last hold of a thread has
-    /// no end yet when the run ends: of a thread that lives to the end, the time after its last
-    /// known hold counts by the share so far.
+    /// no end yet when the run ends: a thread with an unfinished request is held from that one's
+    /// accept on (on a kept connection, from its first read on). Of any other that lives to the end,
+    /// the time after its last known hold counts by the share so far.
     pub(super) fn held_share(&self, threads: &Threads) -> f64 {
         let mut held: HashMap<u32, (u64, u64)> = HashMap::new();
         for one in self.all {
             let (sum, until) = held.entry(one.tid).or_insert((0, self.hold.from));
             *sum += self.hold.overlap(one.start, one.end);
             *until = (*until).max(one.end.min(self.hold.to));
+        }
+        for request in self.unfinished.iter().filter(|request| request.s2 != 0) {
+            let from = if request.ordinal == 0 { request.s2 } else { request.s3 };
+            if from == 0 || from > self.hold.to {
+                continue;
+            }
+            let (sum, until) = held.entry(request.tid).or_insert((0, self.hold.from));
+            // One at a time: what was before the last known hold ended is in it.
+            *sum += self.hold.overlap(from.max(*until), self.hold.to);
+            *until = self.hold.to;
         }
         let (mut held_ns, mut alive_ns) = (0.0, 0.0);
         for (tid, alive, to_the_end) in threads.acceptor_times() {

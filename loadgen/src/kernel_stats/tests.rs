@@ -1,6 +1,6 @@
 use agent_common::{
     abi::{class, flag},
-    wire::{Count, DbKind},
+    wire::{Count, DbKind, ServerRequest},
 };
 
 use super::*;
@@ -69,7 +69,7 @@ fn further_windows_of_one_span_add_threads_and_no_queue() {
     }
     data.windows = split;
     let after = stats(&run);
-    assert!(before.kernel.accept_queue_depth.mean > 10.0);
+    assert!(before.kernel.accept_queue_depth.as_ref().unwrap().mean > 10.0);
     assert_eq!(after.kernel.accept_queue_depth, before.kernel.accept_queue_depth);
     assert_eq!(after.kernel.worker_time, before.kernel.worker_time);
 }
@@ -96,6 +96,7 @@ fn the_queue_is_the_littles_law_of_the_waits() {
     let run = load.one_at_a_time(1);
     let depth = stats(&run).kernel.accept_queue_depth;
     // All users but the one that is served, give or take what is on the wire.
+    let depth = depth.unwrap();
     assert!((depth.mean - f64::from(load.users - 1)).abs() < 0.2, "{depth:?}");
     assert_eq!(depth.max, u64::from(load.users - 1));
 }
@@ -153,6 +154,37 @@ fn what_holds_do_not_decide_stays_open() {
     assert_eq!(stats(&run).kernel.model, Some(Model::Concurrent));
     run.hold_start = run.end - SECOND / 100;
     assert_eq!(stats(&run).kernel.model, None, "too few requests");
+}
+
+#[test]
+fn a_worker_that_is_stuck_is_held() {
+    let mut run = small().one_at_a_time(2);
+    run.kernel.as_mut().unwrap().windows.iter_mut().for_each(|window| window.queue_mean = 0.0);
+    assert!(stats(&run).held_share > 0.98);
+    // One of the two takes a request just before the hold begins, and never comes back.
+    let (hold_start, data) = (run.hold_start, run.kernel.as_mut().unwrap());
+    let tid = data.holds.iter().map(|hold| hold.tid).max().unwrap();
+    let stuck = *data
+        .requests
+        .iter()
+        .rfind(|request| request.tid == tid && request.s2 < hold_start)
+        .unwrap();
+    data.holds.retain(|hold| hold.tid != tid || hold.end < stuck.s2);
+    data.requests.retain(|request| request.tid != tid || request.s5 < stuck.s2);
+    data.unfinished.retain(|request| request.tid != tid);
+    data.unfinished.push(ServerRequest { s4: 0, s5: 0, flags: flag::UNFINISHED, ..stuck });
+    let held = stats(&run).held_share;
+    assert!(held > 0.98 && held < 1.01, "{held}");
+    run.kernel.as_mut().unwrap().unfinished.retain(|request| request.tid != tid);
+    let unknown = stats(&run).held_share;
+    assert!(unknown < 0.6, "without it nothing tells: {unknown}");
+}
+
+#[test]
+fn without_a_window_the_accept_queue_was_not_seen() {
+    let mut run = small().one_at_a_time(1);
+    run.kernel.as_mut().unwrap().windows.clear();
+    assert_eq!(stats(&run).kernel.accept_queue_depth, None);
 }
 
 #[test]

@@ -7,6 +7,18 @@ use agent_common::{abi::class, wire::Window};
 use super::Span;
 use crate::report::model::{Model, ThreadGroup};
 
+/// A thread is judged alone if it was there for this share of the hold.
+const MOST: f64 = 0.5;
+
+/// What a thread that reads requests did with its time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reader {
+    /// Share that it was idle.
+    pub idle: f64,
+    /// Share that it waited for a lock: for work, in a pool that hands it out behind one.
+    pub lock: f64,
+}
+
 /// The threads that did the service's work, with their time in the hold.
 pub(super) struct Threads {
     list: HashMap<u32, Thread>,
@@ -86,6 +98,20 @@ impl Threads {
     /// Threads alive at once, mean over the hold.
     pub(super) fn alive(&self) -> f64 {
         alive(self.list.values(), self.hold_ns)
+    }
+
+    /// Threads that read requests and were there for most of the hold.
+    pub(super) fn readers(&self) -> Vec<Reader> {
+        let there = |thread: &&Thread| thread.requests > 0 && thread.total() >= MOST * self.hold_ns;
+        let share = |thread: &Thread, class: usize| thread.ns[class] / thread.total();
+        self.list
+            .values()
+            .filter(there)
+            .map(|thread| Reader {
+                idle: share(thread, class::IDLE),
+                lock: share(thread, class::LOCK),
+            })
+            .collect()
     }
 
     /// Share of all their time by wait class, `sleep` within `other`.

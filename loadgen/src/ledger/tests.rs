@@ -125,6 +125,19 @@ fn a_full_backlog_is_told_from_a_slow_handshake() {
 }
 
 #[test]
+fn a_request_sent_again_is_accounted_for_from_its_new_connection_on() {
+    let run = simulate::control(agent_common::abi::class::SLEEP, 20).one_at_a_time(1);
+    let before = ledger(&run);
+    let mut again = run;
+    for record in &mut again.records {
+        record.c0 -= simulate::SECOND;
+    }
+    assert_eq!(ledger(&again).stages, before.stages);
+    assert_eq!(ledger(&again).client_mean_ms, before.client_mean_ms);
+    assert_eq!(before.new_connections, Some(1.0));
+}
+
+#[test]
 fn unfinished_requests_are_placed_by_the_marks_they_reached_before_the_end() {
     let run = simulate::control(agent_common::abi::class::SLEEP, 20).one_at_a_time(1);
     let template = *run.records.iter().find(|one| one.outcome == Outcome::Unfinished).unwrap();
@@ -165,5 +178,13 @@ fn nothing_completed_is_an_empty_ledger() {
     run.kernel = Some(KernelData::default());
     let ledger = ledger(&run);
     assert_eq!((ledger.matched, ledger.matched_fraction), (0, None));
-    assert!(ledger.stages.is_empty() && ledger.residual_fraction == 0.0);
+    assert!(ledger.stages.is_empty());
+    let absent = [
+        ledger.inverted_fraction,
+        ledger.residual_fraction,
+        ledger.client_mean_ms,
+        ledger.stages_mean_ms,
+        ledger.new_connections,
+    ];
+    assert_eq!(absent, [None; 5], "what there is nothing of is not 0");
 }

@@ -62,6 +62,30 @@ fn an_event_loop_gets_a_bound_only() {
 }
 
 #[test]
+fn a_kept_connection_waits_for_no_handshake() {
+    // Each request makes one round trip: the client's own waits are much of it.
+    let load = |delay_ms, keep_alive| {
+        let mut load = simulate::io_read("async", "async_limited", delay_ms);
+        load.steps = vec![simulate::Step::Turn(agent_common::wire::DbKind::Query, Some(1), MS)];
+        simulate::Load { users: 10, hold_s: 20, keep_alive, ..load }
+    };
+    for (keep_alive, waits) in [(true, 2.0), (false, 3.0)] {
+        let base = analyse(&load(0, keep_alive).concurrent(), &Inputs::default());
+        assert!(base.validity.valid, "{:?}", base.validity);
+        let bound = predict(&base, 200 * MS).upper_bound_rps.unwrap();
+        assert!((bound - 10.0 / (waits * 0.2)).abs() < 0.05, "{bound}");
+        let slow = analyse(&load(200, keep_alive).concurrent(), &Inputs::default());
+        let measured = slow.client.hold_srps.unwrap();
+        assert!(measured <= bound * 1.001 && measured > 0.98 * bound, "{measured} of {bound}");
+
+        // Without a ledger it is still a bound.
+        let unknown = Cell { ledger: None, ..base };
+        let bound = predict(&unknown, 200 * MS).upper_bound_rps.unwrap();
+        assert!(measured <= bound, "{measured} > {bound}");
+    }
+}
+
+#[test]
 fn predictions_are_files() {
     let prediction = predict(&base(43.5, 100), 100 * MS);
     let text = serde_json::to_string(&prediction).unwrap();

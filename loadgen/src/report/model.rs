@@ -50,7 +50,7 @@ pub struct Cell {
     pub setup: Option<String>,
     /// Route, such as `io_read`.
     pub route: Option<String>,
-    /// Delay asked for; null if the agent was not asked for any.
+    /// Delay asked for, 0 for none; null without an agent.
     pub delay_ms: Option<f64>,
     /// What was injected; null without an impairment.
     pub injection: Option<Injection>,
@@ -105,13 +105,17 @@ pub struct Client {
     pub successes: u64,
     /// Of which failures, by class.
     pub failures: BTreeMap<String, u64>,
+    /// Requests that were sent again on a new connection, since the kept one turned out closed when
+    /// they came (added to schema version 1).
+    #[serde(default)]
+    pub stale_retries: u64,
     /// Largest mean of successes over any 10 consecutive seconds.
     pub max_srps: f64,
     /// Largest count of successes in one second.
     pub peak_1s: u64,
     /// (n - 1) / (last - first completion) of successes in the hold; null below 30.
     pub hold_srps: Option<f64>,
-    /// Latency of requests that ended, over the whole run; null if none did.
+    /// Latency of requests that got a response, success or not, over the whole run; null if none did.
     pub latency_ms: Option<Latency>,
     /// One per second.
     pub series: Vec<SeriesPoint>,
@@ -143,9 +147,9 @@ pub struct SeriesPoint {
     pub rps: f64,
     /// Successes.
     pub srps: f64,
-    /// Median latency; null if none ended.
+    /// Median latency of those that got a response; null if none did.
     pub p50_ms: Option<f64>,
-    /// 99th percentile; null if none ended.
+    /// 99th percentile of the same; null if none did.
     pub p99_ms: Option<f64>,
 }
 
@@ -164,8 +168,8 @@ pub struct Kernel {
     pub worker_time: BTreeMap<String, f64>,
     /// Time a worker was held per request; null where a worker is not held by one at a time.
     pub held_ms: Option<Held>,
-    /// Length of the accept queue in the hold.
-    pub accept_queue_depth: QueueDepth,
+    /// Length of the accept queue in the hold; null if it was not seen.
+    pub accept_queue_depth: Option<QueueDepth>,
     /// Threads counted as workers: those that accepted, read requests or began database round
     /// trips; the mean number alive at once, rounded up (added to schema version 1).
     pub worker_threads: u32,
@@ -251,10 +255,10 @@ pub struct Ledger {
     pub matched_fraction: Option<f64>,
     /// Why the others could not be joined (added to schema version 1).
     pub unmatched_reasons: BTreeMap<String, u64>,
-    /// Time of marks that were early against causality / total time.
-    pub inverted_fraction: f64,
-    /// (client mean - stages mean, unmatched time added) / client mean.
-    pub residual_fraction: f64,
+    /// Time of marks that were early against causality / total time; null if none matched.
+    pub inverted_fraction: Option<f64>,
+    /// (client mean - stages mean, unmatched time added) / client mean; null if nothing completed.
+    pub residual_fraction: Option<f64>,
     /// Share of matched requests whose `client_wait` was measured; of the others it is 0, and
     /// `response_net` ends when the client read the response; null if none matched (added to
     /// schema version 1).
@@ -263,10 +267,15 @@ pub struct Ledger {
     pub unfinished: Unfinished,
     /// The stages in causal order.
     pub stages: Vec<Stage>,
-    /// Mean latency of completed requests.
-    pub client_mean_ms: f64,
-    /// Sum of the stages' means.
-    pub stages_mean_ms: f64,
+    /// Mean latency of completed requests, of one that was sent again from its new connection on;
+    /// null if nothing completed.
+    pub client_mean_ms: Option<f64>,
+    /// Sum of the stages' means; null if none matched.
+    pub stages_mean_ms: Option<f64>,
+    /// Share of matched requests that were the first on their connection; null if none matched
+    /// (added to schema version 1).
+    #[serde(default)]
+    pub new_connections: Option<f64>,
 }
 
 /// Requests not finished at the end.
@@ -313,6 +322,9 @@ pub enum Verdict {
     EventLoopCpu,
     /// The threads that talk to the database for an event loop are busy all the time.
     ExecutorHeldByDatabase,
+    /// The database takes longer the more is asked of it at once, and much is (added to schema
+    /// version 1).
+    DatabaseCapacity,
     /// Workers are idle part of the time: the users do not offer more.
     NotSaturated,
     /// The load generator was the limit.

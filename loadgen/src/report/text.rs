@@ -114,7 +114,10 @@ pub const fn verdict(verdict: Verdict) -> &'static str {
         Verdict::WorkersHeldByClients => "all workers held, waiting for clients",
         Verdict::WorkersHeldByOther => "all workers held, asleep or waiting for something else",
         Verdict::EventLoopCpu => "out of processor time",
-        Verdict::ExecutorHeldByDatabase => "waiting for a database that is busy all the time",
+        Verdict::ExecutorHeldByDatabase => {
+            "the threads that talk to the database are busy all the time"
+        }
+        Verdict::DatabaseCapacity => "the database is out of capacity",
         Verdict::NotSaturated => "not saturated",
         Verdict::LoadGenerator => "the load generator was the limit",
         Verdict::CannotTell => "cannot tell",
@@ -253,8 +256,8 @@ fn validity(out: &mut String, cell: &Cell, colour: Colour) {
                 out,
                 ": {} joined, {} of the time against causality, {} unexplained",
                 or_dash(ledger.matched_fraction.map(words::percent)),
-                words::percent(ledger.inverted_fraction),
-                words::percent(ledger.residual_fraction)
+                or_dash(ledger.inverted_fraction.map(words::percent)),
+                or_dash(ledger.residual_fraction.map(words::percent))
             );
         }
         let _ = writeln!(out, ".");

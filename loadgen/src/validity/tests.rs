@@ -1,4 +1,5 @@
 use super::*;
+use crate::record::AgentError;
 use crate::{
     join::join, kernel_stats::kernel, ledger, report::model::Stage as Line, simulate,
     simulate::SECOND,
@@ -47,13 +48,18 @@ fn each_threshold_is_told_and_kept() {
     };
     assert!(reason(matched).contains("98.5 %"));
     assert!(reason(|_, _, a| a.run_matched_fraction = Some(0.5)).contains("50.0 %"));
-    assert!(reason(|_, _, a| a.ledger.inverted_fraction = 0.021).contains("causality"));
-    assert!(reason(|_, _, a| a.ledger.residual_fraction = -0.021).contains("-2.1 %"));
+    assert!(reason(|_, _, a| a.ledger.inverted_fraction = Some(0.021)).contains("causality"));
+    assert!(reason(|_, _, a| a.ledger.residual_fraction = Some(-0.021)).contains("-2.1 %"));
     assert!(reason(|_, _, a| client_wait(a).share = 0.03).contains("late to read"));
     let dropped = |run: &mut RunData, _: &mut Kernel, _: &mut Accounts| {
         run.kernel.as_mut().unwrap().injector_dropped = 9;
     };
     assert!(reason(dropped).contains("9 packets"));
+    assert!(reason(|run, _, _| run.beyond.requests = 7).contains("7 requests ended after"));
+    let no_room = |run: &mut RunData, _: &mut Kernel, _: &mut Accounts| {
+        run.kernel.as_mut().unwrap().dropped_records = 6;
+    };
+    assert!(reason(no_room).contains("6 of the agent's records"));
     let lost = |run: &mut RunData, _: &mut Kernel, _: &mut Accounts| {
         let at = run.start + 12 * SECOND + SECOND / 2;
         run.kernel.as_mut().unwrap().lost_at = Some(at);
@@ -67,13 +73,45 @@ fn each_threshold_is_told_and_kept() {
 }
 
 #[test]
+fn a_service_or_a_delay_that_ends_in_mid_run_is_told() {
+    let error = |code, after_end: bool| {
+        move |run: &mut RunData, _: &mut Kernel, _: &mut Accounts| {
+            let at_ns = if after_end { run.end + 1 } else { run.start + 7 * SECOND };
+            let message = "it has ended".to_owned();
+            let errors = &mut run.kernel.as_mut().unwrap().errors;
+            errors.push(AgentError { at_ns, code, message });
+        }
+    };
+    for code in [ErrorCode::TargetGone, ErrorCode::Kernel] {
+        assert!(reason(error(code, false)).contains("at 7.0 s: it has ended"));
+        assert!(valid_after(error(code, true)).notes.join(" ").contains("it has ended"));
+    }
+    assert_eq!(valid_after(error(ErrorCode::Invalid, false)).notes.len(), 1);
+}
+
+#[test]
+fn without_a_success_a_run_proves_nothing() {
+    let (mut run, ..) = good();
+    run.kernel = None;
+    assert!(judge(&run, None, None).valid);
+    for record in &mut run.records {
+        record.outcome = Outcome::Unfinished;
+    }
+    let validity = judge(&run, None, None);
+    assert!(validity.reasons[0].contains("no request succeeded: 0 failed"), "{validity:?}");
+    run.records[0].outcome = Outcome::Failed(crate::record::Failure::ConnectRefused);
+    let validity = judge(&run, None, None);
+    assert!(validity.reasons[0].contains("no request succeeded: 1 failed"), "{validity:?}");
+}
+
+#[test]
 fn at_a_threshold_a_run_is_valid() {
     valid_after(|run, _, accounts| {
         run.engine_runqueue_share = ENGINE_RUNQUEUE_MAX;
         run.engine_cpu_share = ENGINE_CPU_MAX;
         accounts.ledger.matched_fraction = Some(MATCHED_MIN);
-        accounts.ledger.inverted_fraction = INVERTED_MAX;
-        accounts.ledger.residual_fraction = RESIDUAL_MAX;
+        accounts.ledger.inverted_fraction = Some(INVERTED_MAX);
+        accounts.ledger.residual_fraction = Some(RESIDUAL_MAX);
         client_wait(accounts).share = CLIENT_WAIT_MAX;
     });
 }

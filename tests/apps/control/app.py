@@ -5,6 +5,7 @@ Steps come from the query string (`?steps=sleep:20,cpu:5`) or, without one, from
     cpu:MS      compute, MS of this thread's processor time
     sleep:MS    sleep
     lock:MS     wait for a lock that another thread holds for MS
+    db:MS       connect to Postgres and let it sleep for MS
     send:BYTES  send that many bytes of the response now
     read        read the request's body
 
@@ -64,7 +65,26 @@ def wait_for_lock(ms):
     holder.wait(ms)
 
 
-TIMED = {"cpu": burn, "sleep": lambda ms: time.sleep(ms / 1e3), "lock": wait_for_lock}
+def ask_database(ms):
+    """One connection, one statement that takes `ms`."""
+    import psycopg2
+
+    of = lambda name: os.environ[f"DWELL_DB_{name}"]
+    connection = psycopg2.connect(
+        host=of("HOST"), port=of("PORT"), dbname=of("NAME"), user=of("USER"), password=of("PASSWORD")
+    )
+    try:
+        connection.cursor().execute("SELECT pg_sleep(%s)", (ms / 1e3,))
+    finally:
+        connection.close()
+
+
+TIMED = {
+    "cpu": burn,
+    "sleep": lambda ms: time.sleep(ms / 1e3),
+    "lock": wait_for_lock,
+    "db": ask_database,
+}
 
 
 def parse(text):

@@ -79,25 +79,27 @@ impl Server {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .args(["--bind", &format!("0.0.0.0:{PORT}")])
             .args(["--workers", "1", "--threads", "1", "--timeout", "180"]);
+        if let Some(postgres) = postgres {
+            let host = if *app == App::StudySyncUnixSocket {
+                let directory = postgres.socket_directory();
+                directory.context("Postgres was not told to have a Unix socket")?.into()
+            } else {
+                std::ffi::OsString::from(postgres.host())
+            };
+            program = program
+                .env("DWELL_DB_HOST", host)
+                .env("DWELL_DB_PORT", postgres::PORT.to_string())
+                .env("DWELL_DB_NAME", postgres::STUDY)
+                .env("DWELL_DB_USER", postgres::STUDY)
+                .env("DWELL_DB_PASSWORD", postgres::STUDY);
+        }
         program = match app {
             App::Control { steps } => {
                 program.directory(paths::app("control")).env("DWELL_STEPS", steps).arg("app")
             }
             App::StudySync | App::StudyAsync | App::StudySyncUnixSocket => {
-                let postgres = postgres.context("the study's server needs Postgres first")?;
-                let host = if *app == App::StudySyncUnixSocket {
-                    let directory = postgres.socket_directory();
-                    directory.context("Postgres was not told to have a Unix socket")?.into()
-                } else {
-                    std::ffi::OsString::from(postgres.host())
-                };
-                let program = program
-                    .directory(paths::app("study"))
-                    .env("DWELL_DB_HOST", host)
-                    .env("DWELL_DB_PORT", postgres::PORT.to_string())
-                    .env("DWELL_DB_NAME", postgres::STUDY)
-                    .env("DWELL_DB_USER", postgres::STUDY)
-                    .env("DWELL_DB_PASSWORD", postgres::STUDY);
+                postgres.context("the study's server needs Postgres first")?;
+                let program = program.directory(paths::app("study"));
                 if *app == App::StudyAsync {
                     program
                         .args(["--worker-class", "uvicorn.workers.UvicornWorker"])

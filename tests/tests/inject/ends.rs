@@ -3,14 +3,16 @@
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use agent::sys::link;
+use agent::sys::netlink::Conn;
 use anyhow::{Context as _, Result};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tests::lab::Side;
 
-use super::support::{Bench, Echo, difference, round_trips};
+use super::support::kills::{Dice, add_and_clear, kill_once};
+use super::support::{Bench, Echo, Foreground, difference, round_trips};
 
 #[test]
 fn ctrl_c_sigterm_and_hangup_clear() -> Result<()> {
@@ -86,6 +88,132 @@ fn an_interface_that_vanishes_ends_it_with_an_error() -> Result<()> {
     Ok(())
 }
 
+/// `ip netns delete` takes the name; sockets of the agent would keep the rest for ever.
+#[test]
+fn a_namespace_that_is_deleted_ends_it_with_an_error() -> Result<()> {
+    let bench = Bench::new()?;
+    let agent = bench.add("--dev eth0 --netns NS --delay 100ms")?;
+    ip(&["netns", "delete", &bench.server()])?;
+    ended_with_its_namespace(&bench, agent, &bench.server())
+}
+
+/// The process that named it is gone, and nobody but agents is left in there: one that came with a
+/// guardian, or another.
+#[test]
+fn a_namespace_whose_last_process_ends_ends_it_with_an_error() -> Result<()> {
+    let bench = Bench::new()?;
+    let mut last = std::process::Command::new(tests::lab::paths::system("ip")?)
+        .args(["netns", "exec", &bench.server(), "sleep", "600"])
+        .spawn()?;
+    let witness = std::process::Command::new(tests::lab::paths::system("ip")?)
+        .args(["netns", "exec", &bench.server(), "sleep", "600"])
+        .spawn();
+    // `ip` becomes the sleep in there.
+    let inside = |pid: u32| {
+        let inode = bench.inside(Side::Server, agent::sys::netns::Netns::current)??.inode();
+        anyhow::Ok(agent::sys::netns::Netns::of_pid(pid)?.inode() == inode)
+    };
+    let mut witness = witness?;
+    while !inside(last.id())? || !inside(witness.id())? {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let place = format!("--dev eth0 --pid {} --delay 100ms", last.id());
+    let mut agent = bench.add(&place)?;
+    last.kill()?;
+    last.wait()?;
+    thread::sleep(Duration::from_millis(1200));
+    let outlived = agent.child.try_wait()?.is_none();
+    witness.kill()?;
+    witness.wait()?;
+    assert!(outlived, "ended while another process was in the namespace");
+    ended_with_its_namespace(&bench, agent, &format!("of process {}", last.id()))
+}
+
+fn ended_with_its_namespace(bench: &Bench, agent: Foreground, named: &str) -> Result<()> {
+    let started = Instant::now();
+    let (code, _, complaint) = agent.end()?;
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert_eq!(code, Some(1), "{complaint}");
+    assert!(complaint.contains(&format!("network namespace {named} ended")), "{complaint}");
+    assert!(bench.processes().is_empty());
+    let all = bench.succeed("list --json")?;
+    assert!(!all.contains(&format!("\"{named}\"")), "{all}");
+    Ok(())
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let status =
+        std::process::Command::new(tests::lab::paths::system("ip")?).args(arguments).status()?;
+    anyhow::ensure!(status.success(), "ip {arguments:?}: {status}");
+    Ok(())
+}
+
+/// It has another name now, and maybe something else has the old one.
+#[test]
+fn an_interface_that_was_renamed_is_cleared_by_its_new_name() -> Result<()> {
+    let bench = Bench::new()?;
+    let server = bench.server();
+    let agent = bench.add("--dev eth0 --netns NS --delay 100ms")?;
+    ip(&["-n", &server, "link", "set", "eth0", "down"])?;
+    ip(&["-n", &server, "link", "set", "eth0", "name", "front"])?;
+    ip(&["-n", &server, "link", "add", "eth0", "type", "bridge"])?;
+    let other = bench.run("clear --netns NS --dev eth0")?;
+    let complaint = String::from_utf8(other.stderr)?;
+    assert_eq!(other.status.code(), Some(1), "cleared what is another interface now");
+    assert!(complaint.contains("nothing is injected on interface `eth0`"), "{complaint}");
+    bench.succeed("clear --netns NS --dev front")?;
+    assert_eq!(agent.end()?.0, Some(0));
+    assert!(bench.listed()?.is_empty() && bench.processes().is_empty());
+    Ok(())
+}
+
+/// Whether a terminal's stop reaches a process shows in its mask: to stop the whole terminal of this
+/// test would prove nothing more.
+#[test]
+fn ctrl_z_does_not_turn_a_delay_into_an_outage() -> Result<()> {
+    let bench = Bench::new()?;
+    let echo = Echo::start(&bench, Side::Server, bench.network.server_v4().into())?;
+    let agent = bench.add("--dev eth0 --netns NS --delay 50ms")?;
+    for process in bench.processes() {
+        for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+            let status = std::fs::read_to_string(thread?.path().join("status"))?;
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t"));
+            let blocked = u64::from_str_radix(blocked.context("no SigBlk")?.trim(), 16)?;
+            for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+                let bit = 1 << (signal as u64 - 1);
+                assert_ne!(blocked & bit, 0, "{signal} is not blocked:\n{status}");
+            }
+        }
+    }
+    agent.signal(Signal::SIGTSTP)?;
+    thread::sleep(Duration::from_millis(50));
+    let times = round_trips(&bench, Side::Outside, echo.address, 3)?;
+    assert!(times[0] >= Duration::from_millis(50), "{times:?}");
+    agent.signal(Signal::SIGINT)?;
+    assert_eq!(agent.end()?.0, Some(0));
+    Ok(())
+}
+
+/// More news than the socket has room for: the one that matters is lost among them.
+#[test]
+fn an_interface_that_vanishes_unheard_is_missed_all_the_same() -> Result<()> {
+    let bench = Bench::new()?;
+    let server = bench.server();
+    bench.inside(Side::Server, || {
+        let events = Conn::open_link_events()?;
+        let mut route = link::open()?;
+        let links = link::list(&mut route)?;
+        let index = links.iter().find(|link| link.name == "eth0").context("no eth0")?.index;
+        let mut flood = || (0..1000).try_for_each(|n| link::set_tx_queue_len(&mut route, 1, n));
+        flood()?;
+        assert!(!link::went_away(&events, index)?);
+        flood()?;
+        ip(&["-n", &server, "link", "delete", "eth0"])?;
+        assert!(link::went_away(&events, index)?);
+        anyhow::Ok(())
+    })?
+}
+
 #[test]
 fn a_detach_that_is_interrupted_leaves_nothing() -> Result<()> {
     let bench = Bench::new()?;
@@ -109,28 +237,6 @@ fn a_detach_that_is_interrupted_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-const ARGUMENTS: &str = "--dev eth0 --netns NS --delay 50ms";
-
-/// Numbers that differ from run to run; the seed is printed.
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Result<Self> {
-        let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
-        println!("seed {seed}");
-        Ok(Self(seed | 1))
-    }
-
-    /// A time from 0 to `most`.
-    fn up_to(&mut self, most: Duration) -> Duration {
-        // xorshift64
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        most.mul_f64(self.0 as f64 / u64::MAX as f64)
-    }
-}
-
 #[test]
 fn kill_9_at_any_moment_leaves_nothing_within_a_second() -> Result<()> {
     const KILLS: usize = 20;
@@ -138,15 +244,7 @@ fn kill_9_at_any_moment_leaves_nothing_within_a_second() -> Result<()> {
     let echo = Echo::start(&bench, Side::Server, bench.network.server_v4().into())?;
     let before = bench.state()?;
     let (mut dice, done) = (Dice::new()?, AtomicBool::new(false));
-    // How long it takes to add and to clear here: a moment of either is to be hit.
-    let started = Instant::now();
-    let agent = bench.add(ARGUMENTS)?;
-    let adding = started.elapsed();
-    let started = Instant::now();
-    agent.signal(Signal::SIGINT)?;
-    agent.end()?;
-    let clearing = started.elapsed();
-    println!("adding takes {adding:?}, clearing {clearing:?}");
+    let (adding, clearing) = add_and_clear(&bench)?;
     let mut slowest = Duration::ZERO;
     thread::scope(|scope| {
         // Packets are held when the kill comes; some are lost with it.
@@ -168,50 +266,8 @@ fn kill_9_at_any_moment_leaves_nothing_within_a_second() -> Result<()> {
     println!("{KILLS} kills, slowest clean-up {slowest:?}");
 
     // The registry's files cannot vanish by themselves: they are seen to be stale, and removed.
-    assert!(bench.listed()?.iter().all(|line| line["state"] == "stale"));
+    bench.wait_until_stale()?;
     bench.succeed("clear --netns NS")?;
     assert!(bench.listed()?.is_empty());
     Ok(())
-}
-
-/// Starts an agent and kills it: while it adds, in force, or while it clears.
-fn kill_once(
-    bench: &Bench,
-    number: usize,
-    dice: &mut Dice,
-    adding: Duration,
-    clearing: Duration,
-) -> Result<String> {
-    let (moment, mut child, agent);
-    match number % 3 {
-        0 => {
-            let wait = dice.up_to(adding * 5 / 4);
-            moment = format!("{wait:?} after the start");
-            child = bench
-                .command(&format!("add {ARGUMENTS}"))?
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()?;
-            thread::sleep(wait);
-            child.kill()?;
-            child.wait()?;
-            return Ok(moment);
-        }
-        1 => {
-            let wait = dice.up_to(Duration::from_millis(300));
-            moment = format!("{wait:?} in force");
-            agent = bench.add(ARGUMENTS)?;
-            thread::sleep(wait);
-        }
-        _ => {
-            let wait = dice.up_to(clearing * 5 / 4);
-            moment = format!("{wait:?} after Ctrl-C");
-            agent = bench.add(ARGUMENTS)?;
-            agent.signal(Signal::SIGINT)?;
-            thread::sleep(wait);
-        }
-    }
-    kill(Pid::from_raw(agent.child.id() as i32), Signal::SIGKILL)?;
-    agent.end()?;
-    Ok(moment)
 }

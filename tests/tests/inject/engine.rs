@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use agent::inject::{EngineChoice, Impairment, InjectError, Scope, apply, engines_available};
 use agent::model::impairment::Engine;
+use agent::sys::link;
+use agent::sys::netlink::Refusal;
 use agent::sys::netns::Netns;
-use agent::sys::{link, qdisc};
+use agent::sys::qdisc::{self, Before, QdiscError};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -38,7 +40,7 @@ fn auto_takes_netem_where_the_kernel_has_it_and_says_why() -> Result<()> {
     match &has.netem {
         Ok(()) => {
             assert!(agent.told.contains("engine netem (this kernel has it)"), "{}", agent.told);
-            let shown = "qdisc netem d0e1: root";
+            let shown = "qdisc netem 5d";
             assert!(qdisc.starts_with(shown) && qdisc.contains(" delay 100ms"), "{qdisc}");
         }
         Err(reason) => {
@@ -147,21 +149,77 @@ fn what_nobody_is_left_to_remove_is_removed_by_the_next_clear() -> Result<()> {
             kill(Pid::from_raw(i32::try_from(*pid)?), signal)?;
         }
     }
-    while !bench.processes().is_empty() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert_eq!(bench.listed()?[0]["state"], "stale");
+    bench.wait_until_stale()?;
+    assert!(bench.processes().is_empty());
     assert_eq!(tc(&bench, "qdisc show dev eth0 root")?.contains("netem"), netem);
     let said = bench.succeed("clear --netns NS")?;
     assert!(said.contains("cleaned up behind process"), "{said}");
     assert_eq!(difference(&before, &bench.state()?), "");
 
     if netem {
-        tc(&bench, "qdisc add dev eth0 root handle d0e1: netem delay 7ms")?;
+        tc(&bench, "qdisc add dev eth0 root handle 5d01: netem delay 7ms")?;
         let said = bench.succeed("clear --netns NS --dev eth0")?;
         assert!(said.contains("removed a qdisc that no agent answers for"), "{said}");
         assert_eq!(difference(&before, &bench.state()?), "");
     }
+    Ok(())
+}
+
+fn ip(bench: &Bench, arguments: &str) -> Result<()> {
+    let status = Command::new(paths::system("ip")?)
+        .args(["-n", &bench.server()])
+        .args(arguments.split_whitespace())
+        .status()?;
+    ensure!(status.success(), "ip {arguments}: {status}");
+    Ok(())
+}
+
+#[test]
+fn a_root_qdisc_is_asked_for_by_itself() -> Result<()> {
+    let bench = Bench::new()?;
+    ip(&bench, "link add idle type bridge")?;
+    tc(&bench, "qdisc add dev eth0 root handle 7: tbf rate 1gbit burst 1m latency 50ms")?;
+    bench.inside(Side::Server, || {
+        let mut route = link::open()?;
+        let links = link::list(&mut route)?;
+        let index = |name: &str| links.iter().find(|link| link.name == name).map(|link| link.index);
+        let eth0 = qdisc::root(&mut route, index("eth0").context("no eth0")?)?;
+        assert_eq!((eth0.kind.as_str(), eth0.handle), ("tbf", 0x0007_0000));
+        // One that is down has one that is not shown.
+        let idle = qdisc::root(&mut route, index("idle").context("no idle")?)?;
+        assert_eq!((idle.kind.as_str(), idle.handle), ("noop", 0));
+        assert!(matches!(qdisc::root(&mut route, 4242), Err(QdiscError::NoDevice)));
+        assert!(matches!(
+            link::get(&mut route, 4242),
+            Err(Refusal { errno: nix::errno::Errno::ENODEV, .. })
+        ));
+        anyhow::Ok(())
+    })?
+}
+
+/// What the kernel does to an empty transmit queue is undone wherever there is no qdisc of ours any
+/// more, by whoever it was removed. Every other length is somebody's wish.
+#[test]
+fn the_length_of_the_transmit_queue_is_put_right() -> Result<()> {
+    let bench = Bench::new()?;
+    let after = |before: u32, now: u32| {
+        ip(&bench, &format!("link set eth0 txqueuelen {now}"))?;
+        bench.inside(Side::Server, || {
+            let mut route = link::open()?;
+            let links = link::list(&mut route)?;
+            let index = links.iter().find(|link| link.name == DEVICE).context("no eth0")?.index;
+            let own = qdisc::own_handle(1);
+            let before = Before { kind: "noqueue".to_owned(), tx_queue_len: before, own };
+            let done = qdisc::restore(&mut route, index, &before)?;
+            assert!(!done.removed);
+            anyhow::Ok(link::get(&mut route, index)?.tx_queue_len)
+        })?
+    };
+    assert_eq!(after(0, 1000)?, 0);
+    assert_eq!(after(0, 700)?, 700);
+    assert_eq!(after(500, 1000)?, 1000);
+    tc(&bench, "qdisc add dev eth0 root handle 7: tbf rate 1gbit burst 1m latency 50ms")?;
+    assert_eq!(after(0, 1000)?, 1000);
     Ok(())
 }
 

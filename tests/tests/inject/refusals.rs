@@ -87,6 +87,8 @@ fn a_second_one_on_the_same_interface() -> Result<()> {
         assert_eq!(output.status.code(), Some(1), "{arguments}: {complaint}");
         assert!(complaint.contains("interface `eth0`"), "{complaint}");
         assert!(complaint.contains("is impaired already by process"), "{complaint}");
+        let hint = format!("`agent inject clear --dev eth0 --netns {}`", bench.server());
+        assert!(complaint.contains(&hint), "{complaint}");
         let now = mask_counters(&bench.state()?);
         assert_eq!(difference(&mask_counters(&in_force), &now), "", "{arguments}");
     }

@@ -1,5 +1,7 @@
 //! Starting the agent, looking at what it leaves, and measuring round trips.
 
+pub(crate) mod kills;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -151,6 +153,20 @@ impl Bench {
                     "left after a second: processes {processes:?}, state\n{state}\nnot\n{before}"
                 );
             }
+        }
+    }
+
+    /// Waits until every entry is of a process that is gone. One that is ending has lost its memory,
+    /// environment included, and is still there for a moment.
+    pub(crate) fn wait_until_stale(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let listed = self.listed()?;
+            if listed.iter().all(|line| line["state"] == "stale") {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < Duration::from_secs(5), "not stale: {listed:?}");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 

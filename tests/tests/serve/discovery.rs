@@ -2,7 +2,7 @@
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 
-use agent::sys::discover::{DiscoverError, find};
+use agent::sys::discover::{DiscoverError, Life, find};
 use anyhow::Result;
 use tests::lab::Side;
 
@@ -31,7 +31,8 @@ fn a_listener_here() -> Result<()> {
     assert_eq!(service.backlog, 128);
     assert_eq!(service.cookie, agent::sys::netns_cookie::current()?);
     assert!(service.listen_drops().is_some());
-    assert!(service.alive());
+    assert_eq!(service.life(), Life::Same);
+    assert!(service.place.host);
 
     let other = SocketAddr::new(address.ip(), address.port() ^ 1);
     let error = find(other, Some(me)).unwrap_err().to_string();

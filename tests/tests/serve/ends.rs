@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use agent_common::wire::ToAgent;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use tests::lab::Side;
+use tests::{lab::Side, programs};
 
 use crate::{
     inject::{Bench, difference},
@@ -40,7 +40,7 @@ fn busy(lease: Duration) -> Result<Busy> {
     client.target(listener.local_addr()?)?;
     client.start()?;
     client.impair(DELAY, lease)?;
-    let programs = programs_of(agent.pid())?;
+    let programs = programs::of_process(agent.pid())?;
     ensure!(!programs.is_empty(), "no probe is loaded");
     ensure!(bench.state()? != before, "nothing is impaired");
     Ok(Busy { bench, before, agent, client, programs, _listener: listener })
@@ -53,7 +53,7 @@ impl Busy {
         loop {
             let looked = start.elapsed();
             let state = self.bench.state()?;
-            let left: Vec<_> = self.programs.intersection(&loaded()?).copied().collect();
+            let left: Vec<_> = self.programs.intersection(&programs::loaded()?).copied().collect();
             if state == self.before && left.is_empty() {
                 return Ok(start.elapsed());
             }
@@ -64,27 +64,6 @@ impl Busy {
             );
         }
     }
-}
-
-/// BPF programs that a process holds, from its descriptors.
-fn programs_of(pid: u32) -> Result<BTreeSet<u32>> {
-    let mut found = BTreeSet::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        let Ok(text) = std::fs::read_to_string(entry?.path()) else { continue };
-        found.extend(
-            text.lines()
-                .filter_map(|line| line.strip_prefix("prog_id:"))
-                .filter_map(|id| id.trim().parse::<u32>().ok()),
-        );
-    }
-    Ok(found)
-}
-
-/// BPF programs in the kernel.
-fn loaded() -> Result<BTreeSet<u32>> {
-    aya::programs::loaded_programs()
-        .map(|program| Ok(program.context("cannot list BPF programs")?.id()))
-        .collect()
 }
 
 #[test]

@@ -155,14 +155,22 @@ fn more_than_root_allows_is_refused_by_name() -> Result<()> {
     client.target(address)?;
     let reply = client.refused(&impair(None, SECOND, SECOND))?;
     assert_eq!(reply.code, ErrorCode::Forbidden);
-    assert!(reply.message.contains("`lo` may not be impaired (allowed: none)"));
+    assert!(
+        reply.message.contains(
+            "`lo` of the agent's own network namespace may not be impaired (allowed: none)"
+        )
+    );
 
-    let agent = Agent::start("--allow-dev eth7 --max-delay 200ms")?;
+    let agent = Agent::start("--allow-dev eth7@host --allow-dev eth8 --max-delay 200ms")?;
     let mut client = agent.pair()?;
     client.target(address)?;
     let reply = client.refused(&impair(Some("lo"), SECOND, SECOND))?;
     assert_eq!(reply.code, ErrorCode::Forbidden);
-    assert!(reply.message.contains("(allowed: eth7)"), "{}", reply.message);
+    assert!(reply.message.contains("(allowed: eth7@host, eth8)"), "{}", reply.message);
+    // Without a namespace it is not the host's own: the peer chose that one.
+    let reply = client.refused(&impair(Some("eth8"), Duration::from_millis(1), SECOND))?;
+    assert_eq!(reply.code, ErrorCode::Forbidden);
+    assert!(reply.message.contains("`agent serve --allow-dev eth8@host`"), "{}", reply.message);
     let reply = client.refused(&impair(Some("eth7"), SECOND, SECOND))?;
     assert_eq!(reply.code, ErrorCode::Forbidden);
     assert!(reply.message.contains("1s is more than the allowed 200ms"), "{}", reply.message);
@@ -199,6 +207,7 @@ fn wrong_command_lines_name_the_fix() -> Result<()> {
         (fresh.clone(), "--allow-dev eth0 --max-delay=-5ms", "negative"),
         (fresh.clone(), "--allow-dev eth0 --max-delay 1h", "is the unit right"),
         (fresh.clone(), "--allow-dev a/b", "no interface can have that name"),
+        (fresh.clone(), "--allow-dev eth0@", "no network namespace can have that name"),
         (fresh.clone(), "--allow-port 0", "0"),
     ] {
         let output = command(&socket, arguments)?.stderr(Stdio::piped()).output()?;

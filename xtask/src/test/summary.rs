@@ -86,6 +86,12 @@ impl Summary {
         !self.rows.is_empty() && !self.rows.iter().any(failed)
     }
 
+    /// Whether any test ran.
+    pub(crate) fn ran_tests(&self) -> bool {
+        let total = self.total();
+        total.passed + total.failed > 0
+    }
+
     fn total(&self) -> Counts {
         let mut total = Counts::default();
         for row in &self.rows {

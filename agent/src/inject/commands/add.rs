@@ -13,9 +13,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::{Namespace, outcome_text, say};
 use crate::inject::active::{ActiveImpairment, End, Scope, apply};
 use crate::inject::engines::require_root;
-use crate::inject::error::InjectError;
+use crate::inject::error::{InjectError, clear_command};
 use crate::model::impairment::{EngineChoice, Impairment};
 use crate::sys::netns::Netns;
+use crate::sys::stops;
 
 /// How soon a signal is noticed.
 const SIGNAL_LATENCY: Duration = Duration::from_millis(20);
@@ -51,6 +52,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.detach {
         return detach(args);
     }
+    stops::block().context("cannot prepare for Ctrl-Z")?;
     // Before anything is in force, so that no signal finds it unguarded.
     let ending = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -74,18 +76,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             _ => ending.store(true, Ordering::SeqCst),
         }
     } else {
-        say(&format!("end it with Ctrl-C or `{}`", how_to_clear(args)));
+        say(&format!("end it with Ctrl-C or `{}`", args.clear_command()));
     }
     hold(active, &ending)
 }
 
-/// The command that ends this one impairment: interfaces of the same name are in every namespace.
-fn how_to_clear(args: &Args) -> String {
-    let dev = &args.dev;
-    match (&args.namespace.netns, &args.namespace.pid) {
-        (Some(name), _) => format!("agent inject clear --dev {dev} --netns {name}"),
-        (_, Some(pid)) => format!("agent inject clear --dev {dev} --pid {pid}"),
-        _ => format!("agent inject clear --dev {dev} --pid $$"),
+impl Args {
+    fn clear_command(&self) -> String {
+        clear_command(&self.dev, &self.namespace.origin())
     }
 }
 
@@ -153,7 +151,7 @@ fn detach(args: &Args) -> anyhow::Result<ExitCode> {
         "{}\nheld by process {}; end it with `{}`",
         told.trim_end(),
         child.id(),
-        how_to_clear(args)
+        args.clear_command()
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use super::{Namespace, outcome_text, say};
+use crate::inject::InjectError;
 use crate::inject::control::{Answer, Question, ask};
 use crate::inject::engines::require_root;
+use crate::inject::recover;
 use crate::inject::registry::{self, Entry};
-use crate::inject::{InjectError, recover};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -24,10 +25,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         args.dev.as_deref().is_none_or(|wanted| wanted == device)
             && inode.is_none_or(|wanted| wanted == netns)
     };
-    let wanted_entry = |entry: &Entry| wanted(&entry.device, entry.netns_inode);
 
     registry::prepare()?;
     let (entries, damaged) = registry::read()?;
+    // An interface that was renamed goes by its new name, unless there is none of that name.
+    let indices = args.dev.as_deref().map(|name| recover::indices(name, &entries));
+    let wanted_entry = |entry: &Entry| match indices.as_ref().map(|all| all.get(&entry.netns_inode))
+    {
+        Some(Some(Some(index))) => {
+            *index == entry.index && inode.is_none_or(|wanted| wanted == entry.netns_inode)
+        }
+        _ => wanted(&entry.device, entry.netns_inode),
+    };
     let (mut ended, mut failures) = (0, Vec::new());
     for entry in entries.iter().filter(|entry| entry.is_live() && wanted_entry(entry)) {
         match end(entry) {
@@ -48,8 +57,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ));
         ended += 1;
     }
-    for place in recover::orphans(wanted)? {
-        say(&format!("{place}: removed a qdisc that no agent answers for"));
+    for orphan in recover::orphans(wanted)? {
+        if orphan.guarded {
+            failures.push(InjectError::HeldElsewhere(orphan.place));
+            continue;
+        }
+        say(&format!(
+            "{}: removed a qdisc that no agent answers for; the interface's transmit queue takes {} \
+             packets, and whether it did before is not known",
+            orphan.place, orphan.tx_queue_len
+        ));
         ended += 1;
     }
     if args.dev.is_none() && inode.is_none() {

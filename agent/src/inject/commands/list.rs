@@ -61,7 +61,7 @@ fn line(entry: &Entry) -> Line {
             _ => ("silent", None),
         }
     };
-    let Outcome { receipt, dropped } = outcome.unwrap_or(Outcome { receipt: None, dropped: 0 });
+    let Outcome { receipt, dropped, .. } = outcome.unwrap_or_default();
     Line {
         device: entry.device.clone(),
         netns: entry.netns.clone(),

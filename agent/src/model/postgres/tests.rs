@@ -217,3 +217,88 @@ proptest! {
         prop_assert!(!statement.unwrap_or_default().contains("secret"));
     }
 }
+
+#[test]
+fn what_is_found_before_a_tail_that_is_none_keeps_its_name() {
+    let mut decoder = Decoder::default();
+    let sent = [parse("", "SELECT 1"), b"\xff\xfe heap".to_vec()].concat();
+    assert_eq!(decoder.turn(&turn(1, &sent, b"1")), trip(DbKind::Query, Some("SELECT ?")));
+    assert_eq!(decoder.oddities().undecoded, 1);
+    // Nothing before it: nothing is known, a good-bye included.
+    assert_eq!(decoder.turn(&turn(2, b"\xff\xfe heap", b"1")), trip(DbKind::Other, None));
+    let sent = [message(b'X', b""), b"\xff\xfe heap".to_vec()].concat();
+    assert_eq!(decoder.turn(&turn(3, &sent, b"")), trip(DbKind::Other, None));
+}
+
+#[test]
+fn texts_of_a_turn_are_told_once_and_fit_a_message() {
+    let mut decoder = Decoder::default();
+    let sent = [parse("a", "SELECT 1"), parse("b", "COMMIT"), sync()].concat();
+    decoder.turn(&turn(1, &sent, b"1"));
+    let sent = [bind("a"), bind("b"), bind("a"), bind("b")].concat();
+    let expected = trip(DbKind::Query, Some("SELECT ?; COMMIT"));
+    assert_eq!(decoder.turn(&turn(2, &sent, b"2")), expected);
+
+    // As many long ones as fit what is seen of a turn.
+    for index in 0..30u8 {
+        let name = char::from(b'A' + index).to_string();
+        let columns = format!("{name}{}", "é".repeat(220));
+        decoder.turn(&turn(3, &parse(&name, &format!("SELECT {columns}")), b"1"));
+    }
+    let execute = |name: u8| message(b'B', &[0, name, 0, 0, 0, 0, 0]);
+    let sent: Vec<u8> = (0..30).flat_map(|index| execute(b'A' + index)).collect();
+    match decoder.turn(&turn(4, &sent, b"2")) {
+        Decoded::RoundTrip { statement: Some(text), .. } => {
+            assert!(text.len() <= agent_common::wire::MAX_TEXT && text.ends_with('…'), "{text}");
+            assert!(text.len() > 4_000, "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn on(conn: u64, turn: Turn) -> Turn {
+    Turn { conn, ..turn }
+}
+
+#[test]
+fn only_what_can_be_asked_for_again_is_remembered_and_never_too_much() {
+    let mut decoder = Decoder::default();
+    // Connections that failed, or use no prepared statement: nothing to remember.
+    for conn in 0..2 * u64::from(MAX_TURNS) {
+        decoder.turn(&on(conn, turn(0, b"", b"")));
+        decoder.turn(&on(conn, turn(1, &query("SELECT 1"), b"T")));
+    }
+    assert!(decoder.connections.is_empty());
+
+    // Many statements on each of many connections: one limit for all.
+    for conn in 0..60 {
+        for index in 0..1_000 {
+            decoder.turn(&on(conn, turn(1, &parse(&format!("s{index}"), "SELECT 1"), b"1")));
+        }
+    }
+    assert_eq!(decoder.all.kept.statements, MAX_KEPT.statements);
+    assert_eq!(decoder.oddities().unkept_prepared, 10_000);
+    // What is prepared anew, closed or ends makes room again.
+    decoder.turn(&on(3, turn(1, &parse("s5", "SELECT 2"), b"1")));
+    assert_eq!(decoder.all.kept.statements, MAX_KEPT.statements);
+    decoder.turn(&on(3, turn(1, &message(b'C', b"Ss5\0"), b"3")));
+    assert_eq!(decoder.all.kept.statements, MAX_KEPT.statements - 1);
+    for conn in 0..60 {
+        let end = turn(2, &message(b'X', b""), b"");
+        decoder.turn(&on(conn, Turn { flags: flag::CLOSED, ..end }));
+    }
+    assert_eq!(decoder.all.kept, Kept::default());
+    assert!(decoder.connections.is_empty());
+
+    // Connections whose end went unseen make room for those that live.
+    for conn in 0..=u64::from(MAX_TURNS) {
+        decoder.turn(&on(conn, turn(1, &parse("s", "SELECT 1"), b"1")));
+        // The first is in use all the time.
+        assert_eq!(
+            decoder.turn(&on(0, turn(2, &bind("s"), b"2"))),
+            trip(DbKind::Query, Some("SELECT ?"))
+        );
+    }
+    assert_eq!(decoder.connections.len(), MAX_TURNS as usize);
+    assert!(!decoder.connections.contains_key(&1));
+}

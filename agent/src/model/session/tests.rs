@@ -11,7 +11,7 @@ fn policy() -> Policy {
     Policy {
         uids: vec![],
         ports: vec![8000],
-        devices: vec!["eth0".into()],
+        devices: vec!["eth0".parse().unwrap()],
         max_delay: Duration::from_millis(200),
     }
 }
@@ -41,7 +41,7 @@ fn targeted() -> Session {
     let mut session = Session::new(policy(), 0);
     assert_eq!(session.receive(1, hello(wire::VERSION)), Ok(Action::Greet));
     assert!(matches!(session.receive(2, target("10.0.0.1:8000")), Ok(Action::Find(_))));
-    session.targeted("eth0".into());
+    session.targeted("eth0".into(), Place::default());
     session
 }
 
@@ -178,7 +178,7 @@ proptest! {
                     prop_assert_eq!(request.address.port(), 8000);
                     prop_assert!(!measuring && !impaired);
                     chosen = true;
-                    session.targeted("eth0".into());
+                    session.targeted("eth0".into(), Place::default());
                 }
                 Ok(Action::Attach) => {
                     prop_assert!(chosen && !measuring);

@@ -289,3 +289,71 @@ fn one_session_at_a_time() {
     fourth.ends();
     agent.join().unwrap();
 }
+
+/// Started, with a few milliseconds of measuring behind it.
+fn measuring() -> Serving {
+    let mut serving = serving();
+    serving.client.greet();
+    serving.client.send(&target(8000));
+    assert!(matches!(serving.client.reply(), Some(ToLoadgen::Targeted(_))));
+    serving.client.send(&ToAgent::Start);
+    assert!(matches!(serving.client.reply(), Some(ToLoadgen::Started { .. })));
+    serving
+}
+
+#[test]
+fn the_ends_of_threads_that_come_last_count_in_the_last_window() {
+    let Serving { mut client, fake, .. } = measuring();
+    let mut time = ThreadTime { tid: 66, tgid: 5, ..ThreadTime::default() };
+    time.ns[class::DATABASE] = 1_234;
+    fake.late
+        .lock()
+        .unwrap()
+        .push(Event::ThreadExit(Box::new(abi::ThreadExit { time, ..abi::ThreadExit::default() })));
+    client.send(&ToAgent::Stop);
+    let mut order = Vec::new();
+    let last = loop {
+        match client.receive().expect("ended early") {
+            ToLoadgen::Unfinished(_) => order.push("unfinished"),
+            ToLoadgen::Window(window) => {
+                order.push("window");
+                if let Some(thread) = window.threads.into_iter().find(|thread| thread.tid == 66) {
+                    break thread;
+                }
+            }
+            ToLoadgen::Requests(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(last.ns[class::DATABASE], 1_234);
+    assert_eq!(order.last_chunk(), Some(&["unfinished", "window"]), "{order:?}");
+    assert!(matches!(client.receive(), Some(ToLoadgen::Stopped(_))));
+}
+
+#[test]
+fn what_one_start_lost_to_a_slow_peer_is_not_the_nexts() {
+    let Serving { mut client, fake, .. } = measuring();
+    fake.storm.store(5_000, Ordering::SeqCst);
+    // Nobody reads meanwhile.
+    std::thread::sleep(Duration::from_millis(500));
+    fake.storm.store(0, Ordering::SeqCst);
+    client.send(&ToAgent::Stop);
+    let Some(ToLoadgen::Stopped(totals)) = client.reply() else { panic!("not stopped") };
+    assert!(totals.peer_slow > 0);
+    client.send(&ToAgent::Start);
+    assert!(matches!(client.reply(), Some(ToLoadgen::Started { .. })));
+    client.send(&ToAgent::Stop);
+    let Some(ToLoadgen::Stopped(totals)) = client.reply() else { panic!("not stopped") };
+    assert_eq!(totals.peer_slow, 0);
+}
+
+#[test]
+fn processes_that_take_over_are_followed_and_the_peer_is_told() {
+    let Serving { mut client, fake, .. } = measuring();
+    fake.taken_over.store(true, Ordering::SeqCst);
+    let Some(ToLoadgen::Notice(notice)) = client.reply() else { panic!("no notice") };
+    assert!(notice.ends_with("41, 42"), "{notice}");
+    assert_eq!(*fake.followed.lock().unwrap(), [41, 42]);
+    client.send(&ToAgent::Stop);
+    assert!(matches!(client.reply(), Some(ToLoadgen::Stopped(_))));
+}

@@ -1,8 +1,14 @@
-//! What is only seen from inside a network namespace: its addresses, its cookie, its backlogs.
+//! What is only seen from inside a network namespace: its addresses, its cookie, its backlogs, who
+//! owns it.
+
+#![allow(unsafe_code, reason = "nix has no wrapper for NS_GET_USERNS")]
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
@@ -28,6 +34,30 @@ pub(super) struct Inside {
     pub(super) addresses: Vec<(IpAddr, String)>,
     /// Length that listen() was given, capped by somaxconn, by the socket's inode.
     pub(super) backlogs: HashMap<u64, u32>,
+    /// It belongs to the first user namespace: no unprivileged user made it.
+    pub(super) of_host: bool,
+}
+
+mod request {
+    // `NS_GET_USERNS` of include/uapi/linux/nsfs.h.
+    nix::ioctl_none!(user_namespace, 0xb7, 0x1);
+}
+
+/// Whether the calling thread's network namespace belongs to the first user namespace.
+/// `PROC_USER_INIT_INO` is the inode of that (include/linux/proc_ns.h).
+fn of_host() -> io::Result<bool> {
+    const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
+    let namespace = File::open("/proc/thread-self/ns/net")?;
+    // SAFETY: takes no argument beside the descriptor, which is open.
+    let owner = match unsafe { request::user_namespace(namespace.as_raw_fd()) } {
+        Ok(owner) => owner,
+        // Outside of what the agent's own user namespace holds.
+        Err(nix::errno::Errno::EPERM) => return Ok(false),
+        Err(errno) => return Err(errno.into()),
+    };
+    // SAFETY: the kernel has just made this descriptor, for nobody else.
+    let owner = File::from(unsafe { OwnedFd::from_raw_fd(owner) });
+    Ok(owner.metadata()?.ino() == PROC_USER_INIT_INO)
 }
 
 impl Inside {
@@ -37,6 +67,7 @@ impl Inside {
             cookie: netns_cookie::current()?,
             addresses: addresses()?,
             backlogs: backlogs()?,
+            of_host: of_host()?,
         })
     }
 
@@ -95,9 +126,6 @@ fn listeners_of(family: u8) -> Attrs {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[test]

@@ -6,27 +6,30 @@ use std::os::unix::fs::MetadataExt;
 
 use agent_common::wire::Process;
 
-/// Longest command line that is kept, in characters.
+use crate::model::text;
+
+/// Longest command line that is kept, in bytes: all of a message's processes must fit its frame.
 const MAX_CMDLINE: usize = 200;
 /// Processes remembered per network namespace, in case the first ones end meanwhile.
 const WITNESSES: usize = 8;
 
 /// A process that is told apart from a later one of the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(in crate::sys) struct Identity {
     pid: u32,
     start: u64,
 }
 
 impl Identity {
     /// The process that has this pid now.
-    pub(super) fn of(pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Some(Self { pid, start: start_time(&stat)? })
+    pub(in crate::sys) fn of(pid: u32) -> Option<Self> {
+        // The name in it may hold any bytes.
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Some(Self { pid, start: start_time(&String::from_utf8_lossy(&stat))? })
     }
 
     /// Whether it still runs.
-    pub(super) fn alive(&self) -> bool {
+    pub(in crate::sys) fn alive(&self) -> bool {
         Self::of(self.pid) == Some(*self)
     }
 }
@@ -44,7 +47,7 @@ fn start_time(stat: &str) -> Option<u64> {
 }
 
 /// Every pid, ascending.
-pub(super) fn pids() -> Vec<u32> {
+pub(in crate::sys) fn pids() -> Vec<u32> {
     let mut pids: Vec<u32> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -99,18 +102,15 @@ fn socket_inode(link: &str) -> Option<u64> {
 
 /// A thread's name.
 pub fn thread_name(tgid: u32, tid: u32) -> Option<String> {
-    let name = fs::read_to_string(format!("/proc/{tgid}/task/{tid}/comm")).ok()?;
-    Some(name.trim_end().to_owned())
+    let name = fs::read(format!("/proc/{tgid}/task/{tid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end().to_owned())
 }
 
 /// What a process is called.
 pub(super) fn describe(pid: u32) -> Process {
     let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = String::from_utf8_lossy(&cmdline).replace('\0', " ");
-    let mut cmdline: String = words.trim_end().chars().take(MAX_CMDLINE).collect();
-    if cmdline.len() < words.trim_end().len() {
-        cmdline.push('…');
-    }
+    let cmdline = text::within(words.trim_end().to_owned(), MAX_CMDLINE);
     Process { pid, comm: thread_name(pid, pid).unwrap_or_default(), cmdline }
 }
 
@@ -133,6 +133,22 @@ mod tests {
         assert!(!Identity { start: me.start + 1, ..me }.alive());
         assert_eq!(describe(me.pid).pid, me.pid);
         assert!(!describe(me.pid).cmdline.is_empty());
+    }
+
+    #[test]
+    fn a_name_of_any_bytes_is_found() {
+        // Its name is that of its file, cut to 15 bytes: here within a character.
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("dienstleistungä");
+        std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
+        let mut child = std::process::Command::new(&path).args(["60"; 200]).spawn().unwrap();
+        let found = (Identity::of(child.id()), describe(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (identity, process) = found;
+        assert_eq!(identity.map(|identity| identity.pid), Some(child.id()));
+        assert!(process.comm == "dienstleistung\u{fffd}", "{process:?}");
+        assert!(process.cmdline.len() <= MAX_CMDLINE, "{process:?}");
     }
 
     #[test]

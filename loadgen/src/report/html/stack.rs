@@ -27,7 +27,7 @@ pub(super) fn stages(out: &mut String, index: usize, cell: &Cell) {
          <title id=\"st{index}\">Where a request of {} waited: {} on average</title>\
          <desc id=\"sd{index}\">{}</desc>",
         escape(&cell.name),
-        words::ms(ledger.stages_mean_ms),
+        words::ms(ledger.stages_mean_ms.unwrap_or(0.0)),
         escape(&words::list(&told))
     );
     let mut x = 0.0;
@@ -62,7 +62,7 @@ pub(super) fn stages(out: &mut String, index: usize, cell: &Cell) {
          <text x=\"{WIDTH}\" y=\"{0:.1}\" text-anchor=\"end\">{2} per request</text></svg>",
         HEIGHT - 4.0,
         escape(&named.join(", ")),
-        words::ms(ledger.stages_mean_ms)
+        words::ms(ledger.stages_mean_ms.unwrap_or(0.0))
     );
 }
 

@@ -1,0 +1,66 @@
+//! What the serving agent keeps of root's capabilities once it is set up.
+
+use std::path::Path;
+
+use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
+
+/// What a session needs: probes and impairments come and go with it.
+const KEPT: [Capability; 8] = [
+    // Load programs and make maps (BPF), attach them to tracepoints and read kernel memory in them
+    // (PERFMON).
+    Capability::CAP_BPF,
+    Capability::CAP_PERFMON,
+    // Qdiscs, nft tables, queues, virtual interfaces; programs on cgroups and interfaces.
+    Capability::CAP_NET_ADMIN,
+    // Enter a network namespace, make one.
+    Capability::CAP_SYS_ADMIN,
+    // See the namespaces and descriptors of other users' processes (PTRACE), whose directories in
+    // /proc are their own (READ_SEARCH).
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_DAC_READ_SEARCH,
+    // Let the threads that release packets run at once.
+    Capability::CAP_SYS_NICE,
+    // Locked memory for maps, on kernels that count it so.
+    Capability::CAP_SYS_RESOURCE,
+];
+
+/// Gives up every capability that a session does not need, for this thread and all that it makes,
+/// other programs included. Never more than there are already.
+///
+/// `socket` is removed at the end: where its directory is another user's, that takes
+/// `CAP_DAC_OVERRIDE`, which is kept then.
+///
+/// # Errors
+/// The kernel does not let go of them, as without `CAP_SETPCAP`.
+pub fn keep_what_sessions_need(socket: &Path) -> Result<(), CapsError> {
+    let keep = needed(socket);
+    for capability in caps::read(None, CapSet::Bounding)?.difference(&keep) {
+        caps::drop(None, CapSet::Bounding, *capability)?;
+    }
+    caps::clear(None, CapSet::Ambient)?;
+    for set in [CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
+        let left: CapsHashSet = caps::read(None, set)?.intersection(&keep).copied().collect();
+        caps::set(None, set, &left)?;
+    }
+    Ok(())
+}
+
+fn needed(socket: &Path) -> CapsHashSet {
+    use std::os::unix::fs::MetadataExt as _;
+    let directory = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let owner = std::fs::metadata(directory.unwrap_or(Path::new("."))).map(|found| found.uid());
+    let others = !matches!(owner, Ok(0));
+    KEPT.into_iter().chain(others.then_some(Capability::CAP_DAC_OVERRIDE)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_in_a_users_directory_can_still_be_removed() {
+        assert!(!needed(Path::new("/run/dwell.sock")).contains(&Capability::CAP_DAC_OVERRIDE));
+        let gone = Path::new("/no/such/directory/dwell.sock");
+        assert!(needed(gone).contains(&Capability::CAP_DAC_OVERRIDE));
+    }
+}
