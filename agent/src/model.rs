@@ -2,16 +2,21 @@
 
 pub mod aggregate;
 pub mod distribution;
+pub mod held_times;
 pub mod holding;
 pub mod impairment;
 pub mod netem;
 pub mod nlmsg;
+pub mod packet;
 pub mod permission;
 pub mod plan;
 pub mod postgres;
+pub mod prng;
 pub mod probability;
 pub mod proc_net;
 pub mod qdisc_tree;
+pub mod rtlink;
+pub mod scheduler;
 pub mod session;
 pub mod sql;
 pub mod text;

@@ -29,7 +29,7 @@ struct Cli {
 enum Verb {
     /// List what is missing on this machine and install it, after asking
     Setup(setup::Args),
-    /// Compile the kernel half to target/agent-ebpf.o (nightly, bpf-linker)
+    /// Compile the kernel half to target/agent-*.o (nightly, bpf-linker)
     BuildEbpf(build_ebpf::Args),
     /// Show what latency does to a real Django server, and why: six runs, about seven minutes
     Demo(demo::Args),

@@ -15,7 +15,7 @@ use super::recover;
 use super::registry::{self, Entry};
 use super::running::{Running, of_qdisc};
 use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment, Receipt};
-use crate::sys::link::{self, Link, Master};
+use crate::sys::link::{self, Link};
 use crate::sys::netem;
 use crate::sys::netlink::{Conn, Refusal};
 use crate::sys::netns::Netns;
@@ -125,11 +125,8 @@ pub fn apply(
     refuse_second(&entry)?;
     let presence = Presence::of(&scope.netns);
     // Sockets and the guardian belong to the namespace of the thread that makes them.
-    scope.netns.run(|| {
-        refuse_part(&entry, link.master.as_ref())?;
-        let own = qdisc::own_handle(number);
-        start(entry, own, why, presence, scope.replace)
-    })?
+    let own = qdisc::own_handle(number);
+    scope.netns.run(|| start(entry, own, why, presence, scope.replace))?
 }
 
 fn kernel(action: &'static str) -> impl Fn(Refusal) -> InjectError {
@@ -159,23 +156,6 @@ fn refuse_second(entry: &Entry) -> Result<(), InjectError> {
             by: format!(" by process {}", other.pid),
             clear: entry.clear_command(),
         }),
-    }
-}
-
-/// What leaves a port of a bridge or of a bond passes POSTROUTING as the bridge's or the bond's. A
-/// VRF hands its packets on to the routing of its parts.
-fn refuse_part(entry: &Entry, master: Option<&Master>) -> Result<(), InjectError> {
-    match master {
-        Some(master) if entry.engine == Engine::Nfqueue && master.kind != "vrf" => {
-            let mut route = link::open().map_err(kernel("open rtnetlink"))?;
-            let whole = link::get(&mut route, master.index);
-            Err(InjectError::Enslaved {
-                device: entry.device.clone(),
-                master: whole.map_err(kernel("look at what the interface is a part of"))?.name,
-                kind: master.kind.clone(),
-            })
-        }
-        _ => Ok(()),
     }
 }
 
@@ -344,6 +324,16 @@ impl ActiveImpairment {
     #[must_use]
     pub fn delay(&self) -> Duration {
         self.shared.delay
+    }
+
+    /// Why packets are held where TCP feels it, if they are: a connection then keeps only about two
+    /// segments on their way.
+    #[must_use]
+    pub fn weakness(&self) -> Option<String> {
+        match &*self.shared.lock() {
+            State::InForce(running) => running.weakness(),
+            _ => None,
+        }
     }
 
     /// What packets got so far; None where the engine cannot tell (netem).

@@ -54,19 +54,6 @@ pub enum InjectError {
         /// The command that ends it.
         clear: String,
     },
-    /// The engine does not see what leaves the interface.
-    #[error(
-        "interface `{device}` is a part of {kind} `{master}`, so its packets do not pass where engine \
-             nfqueue takes them: use --dev {master}, or --engine netem where the kernel has it"
-    )]
-    Enslaved {
-        /// Interface.
-        device: String,
-        /// What it is a part of.
-        master: String,
-        /// Kind of that, such as `bridge`.
-        kind: String,
-    },
     /// Somebody else's queueing discipline is on the interface.
     #[error(
         "interface `{device}` has the root queueing discipline `{kind}` ({handle}) that somebody \

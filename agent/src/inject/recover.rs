@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::InjectError;
 use super::registry::{self, Entry};
-use super::running::of_qdisc;
+use super::running::{of_nfqueue, of_qdisc};
 use crate::model::impairment::Engine;
 use crate::sys::guardian;
 use crate::sys::ingress;
@@ -13,6 +13,7 @@ use crate::sys::link::{self, Link};
 use crate::sys::netem::{self, Before};
 use crate::sys::netlink::Conn;
 use crate::sys::netns::Netns;
+use crate::sys::nfqueue::Delay;
 use crate::sys::qdisc;
 
 /// Cleans up behind every dead agent that this one can tell to be dead, by its entry: a run without
@@ -37,8 +38,7 @@ pub fn all() -> Result<Vec<String>, InjectError> {
 pub(super) fn stale(wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, InjectError> {
     let dead: Vec<Entry> =
         registry::read()?.0.into_iter().filter(|e| !e.is_live() && wanted(e)).collect();
-    let netem = dead.iter().any(|entry| entry.engine == Engine::Netem);
-    let namespaces = if netem { reachable() } else { BTreeMap::new() };
+    let namespaces = if dead.is_empty() { BTreeMap::new() } else { reachable() };
     let (mut cleaned, mut first_error) = (Vec::new(), None);
     for entry in dead {
         // A namespace that cannot be found has ended, and its interfaces with it.
@@ -59,6 +59,9 @@ pub(super) fn stale(wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, Injec
 
 /// Puts the interface of `entry` back as it was, in the calling thread's namespace.
 pub(super) fn put_back(entry: &Entry) -> Result<(), InjectError> {
+    if entry.engine == Engine::Nfqueue {
+        return Delay::remove_stale(entry.index).map_err(|error| of_nfqueue(error, entry));
+    }
     let Some(before) = &entry.before else { return Ok(()) };
     let mut route = link::open().map_err(|refusal| InjectError::Kernel {
         action: "open rtnetlink".to_owned(),

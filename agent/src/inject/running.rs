@@ -39,9 +39,12 @@ impl Running {
                     .map_err(|error| of_qdisc(error, entry))?;
                 Ok((Self::Netem { route, ward, guardian }, delay))
             }
-            _ => Delay::start(entry.index, delay, entry.impairment.limit_packets())
-                .map(|running| (Self::Nfqueue(running), delay))
-                .map_err(|error| of_nfqueue(error, entry)),
+            _ => {
+                let Request { options, delay_table, .. } = Request::from(&entry.impairment);
+                Delay::start(entry.index, &options, delay_table.as_deref(), entry.direction)
+                    .map(|running| (Self::Nfqueue(running), delay))
+                    .map_err(|error| of_nfqueue(error, entry))
+            }
         }
     }
 
@@ -49,6 +52,14 @@ impl Running {
         match self {
             Self::Netem { .. } => None,
             Self::Nfqueue(delay) => Some(delay.receipt()),
+        }
+    }
+
+    /// What the engine does worse here than elsewhere, if it does.
+    pub(super) fn weakness(&self) -> Option<String> {
+        match self {
+            Self::Netem { .. } => None,
+            Self::Nfqueue(delay) => delay.weakness().map(str::to_owned),
         }
     }
 
@@ -87,8 +98,9 @@ impl Running {
                 Ok(Outcome { receipt: None, dropped, lost })
             }
             Self::Nfqueue(delay) => {
-                let (receipt, dropped) = delay.clear().map_err(|error| of_nfqueue(error, entry))?;
-                Ok(Outcome { receipt: Some(receipt), dropped, lost: 0 })
+                let account = delay.clear().map_err(|error| of_nfqueue(error, entry))?;
+                let (receipt, dropped) = (Some(account.receipt), account.dropped);
+                Ok(Outcome { receipt, dropped, lost: 0 })
             }
         }
     }
@@ -139,7 +151,7 @@ pub(super) fn of_qdisc(error: QdiscError, entry: &Entry) -> InjectError {
     }
 }
 
-fn of_nfqueue(error: NfqueueError, entry: &Entry) -> InjectError {
+pub(super) fn of_nfqueue(error: NfqueueError, entry: &Entry) -> InjectError {
     match error {
         NfqueueError::Exists => already(entry),
         other => InjectError::Failed { device: entry.device.clone(), reason: other.to_string() },

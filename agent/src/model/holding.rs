@@ -1,205 +1,199 @@
-//! Packets that wait for their time: first in, first out, since the delay is the same for each.
+//! Packets that wait for their time. As in netem's queue, those that come in the order of their
+//! times are in a line; the others are sorted beside it; and some go ahead of all.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use hdrhistogram::Histogram;
+use super::scheduler::{Fate, Scheduler};
 
-use super::impairment::Receipt;
+/// A packet held. Times are nanoseconds of one monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packet {
+    id: u32,
+    arrival_ns: u64,
+    due_ns: u64,
+}
 
-/// Packets held, oldest first. Times are nanoseconds of one monotonic clock.
+/// What was done with packets so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Lost, as was asked.
+    pub lost: u64,
+    /// Dropped, since as many as may be were held.
+    pub full: u64,
+    /// Gone later than one that came after it.
+    pub reordered: u64,
+    /// Most that were held at once.
+    pub largest_backlog: u64,
+}
+
+/// Packets held, and the scheduler that says how long.
 #[derive(Debug)]
 pub struct Holding {
-    delay_ns: u64,
-    packets: VecDeque<(u32, u64)>,
+    scheduler: Scheduler,
+    /// Those that go at once, the last one first.
+    front: VecDeque<Packet>,
+    line: VecDeque<Packet>,
+    /// By time, then by arrival.
+    sorted: BTreeMap<(u64, u64), Packet>,
+    arrived: u64,
+    last_arrived: u32,
+    newest_gone: Option<u32>,
+    passing: bool,
+    tally: Tally,
 }
 
 /// Packets whose time has come.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Due {
-    /// Number of the last of them: all up to it may go.
-    pub last_id: u32,
+    /// Their numbers, in the order in which they go.
+    pub ids: Vec<u32>,
+    /// Whether no packet with a lower number than the last of them stays: one word for all will do.
+    pub all_up_to_last: bool,
     /// When each had arrived.
     pub arrivals: Vec<u64>,
 }
 
+/// Whether packet `a` came after `b`; numbers wrap at 2^32.
+const fn is_after(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) > 0
+}
+
 impl Holding {
-    /// None yet; each will wait for `delay_ns`.
+    /// None yet.
     #[must_use]
-    pub fn new(delay_ns: u64) -> Self {
-        Self { delay_ns, packets: VecDeque::new() }
+    pub fn new(scheduler: Scheduler) -> Self {
+        Self {
+            scheduler,
+            front: VecDeque::new(),
+            line: VecDeque::new(),
+            sorted: BTreeMap::new(),
+            arrived: 0,
+            last_arrived: 0,
+            newest_gone: None,
+            passing: false,
+            tally: Tally::default(),
+        }
     }
 
-    /// Takes packets in, in the order of their numbers.
-    pub fn extend(&mut self, packets: impl IntoIterator<Item = (u32, u64)>) {
-        self.packets.extend(packets);
+    /// Whether packets must come with their lengths.
+    #[must_use]
+    pub fn needs_lengths(&self) -> bool {
+        self.scheduler.needs_lengths()
+    }
+
+    /// Takes the packet `id` of `bytes` bytes in, in the order of numbers; false if it is to be
+    /// dropped.
+    #[must_use]
+    pub fn take_in(&mut self, id: u32, now_ns: u64, bytes: u64) -> bool {
+        self.last_arrived = id;
+        let fate = if self.passing {
+            Fate::At(now_ns)
+        } else {
+            self.scheduler.decide(now_ns, bytes, self.len(), self.last_due())
+        };
+        let packet = |due_ns| Packet { id, arrival_ns: now_ns, due_ns };
+        match fate {
+            Fate::Lost => {
+                self.tally.lost += 1;
+                return false;
+            }
+            Fate::Full => {
+                self.tally.full += 1;
+                return false;
+            }
+            Fate::Front => self.front.push_front(packet(now_ns)),
+            Fate::At(due) if self.line.back().is_none_or(|last| last.due_ns <= due) => {
+                self.line.push_back(packet(due));
+            }
+            Fate::At(due) => {
+                self.sorted.insert((due, self.arrived), packet(due));
+            }
+        }
+        self.arrived += 1;
+        self.tally.largest_backlog = self.tally.largest_backlog.max(self.len() as u64);
+        true
+    }
+
+    /// Packets held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.front.len() + self.line.len() + self.sorted.len()
     }
 
     /// Whether none is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.packets.is_empty()
+        self.len() == 0
     }
 
-    /// When the oldest is due.
+    /// What was done so far.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// When the first is due.
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
-        self.packets.front().map(|(_, arrival)| arrival.saturating_add(self.delay_ns))
+        let front = self.front.front().map(|packet| packet.due_ns);
+        let line = self.line.front().map(|packet| packet.due_ns);
+        let sorted = self.sorted.first_key_value().map(|((due, _), _)| *due);
+        front.or(line.into_iter().chain(sorted).min())
     }
 
-    /// Gives up those that are due at `now`, and no more than `most` of them.
-    pub fn take_due(&mut self, now: u64, most: usize) -> Option<Due> {
-        let horizon = now.checked_sub(self.delay_ns)?;
-        let count =
-            self.packets.iter().take(most).take_while(|(_, arrival)| *arrival <= horizon).count();
-        self.take(count)
+    fn last_due(&self) -> Option<u64> {
+        let front = self.front.back().map(|packet| packet.due_ns);
+        let line = self.line.back().map(|packet| packet.due_ns);
+        let sorted = self.sorted.last_key_value().map(|((due, _), _)| *due);
+        front.into_iter().chain(line).chain(sorted).max()
     }
 
-    /// Gives up all of them, due or not.
-    pub fn take_all(&mut self) -> Option<Due> {
-        self.take(self.packets.len())
+    /// Gives up those that are due at `now_ns`, and no more than `most` of them.
+    pub fn take_due(&mut self, now_ns: u64, most: usize) -> Option<Due> {
+        // Whatever is in the line came in the order of numbers; the others may lie between.
+        let all_up_to_last = self.front.is_empty() && self.sorted.is_empty();
+        let mut due = Due { ids: Vec::new(), all_up_to_last, arrivals: Vec::new() };
+        while due.ids.len() < most && self.next_due().is_some_and(|next| next <= now_ns) {
+            let Some(packet) = self.pop() else { break };
+            self.leaves(packet.id);
+            due.ids.push(packet.id);
+            due.arrivals.push(packet.arrival_ns);
+        }
+        (!due.ids.is_empty()).then_some(due)
     }
 
-    fn take(&mut self, count: usize) -> Option<Due> {
-        let last_id = self.packets.get(count.checked_sub(1)?)?.0;
-        let arrivals = self.packets.drain(..count).map(|(_, arrival)| arrival).collect();
-        Some(Due { last_id, arrivals })
-    }
-}
-
-/// Finds numbers that were skipped: packets that the kernel numbered and then let through, since
-/// there was no room to tell of them. Numbers wrap at 2^32.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Gaps {
-    last: Option<u32>,
-}
-
-impl Gaps {
-    /// How many numbers lie between the previous one and `id`.
-    pub fn before(&mut self, id: u32) -> u64 {
-        // The kernel's first number is 1.
-        let skipped = id.wrapping_sub(self.last.unwrap_or(0)).wrapping_sub(1);
-        self.last = Some(id);
-        u64::from(skipped)
-    }
-}
-
-/// Times that packets were held, to three significant digits, up to two minutes.
-#[derive(Clone, Debug)]
-pub struct HeldTimes {
-    histogram: Histogram<u64>,
-}
-
-const HIGHEST_NS: u64 = 120_000_000_000;
-
-impl HeldTimes {
-    /// None yet.
-    ///
-    /// # Errors
-    /// Never in practice: the bounds are constant and valid.
-    pub fn new() -> Result<Self, hdrhistogram::CreationError> {
-        Histogram::new_with_bounds(1_000, HIGHEST_NS, 3).map(|histogram| Self { histogram })
+    /// Gives up all of them, due or not, in one word. What comes later is due at once.
+    pub fn let_all_pass(&mut self) -> Option<Due> {
+        self.passing = true;
+        let held = !self.is_empty();
+        self.front.clear();
+        self.line.clear();
+        self.sorted.clear();
+        let ids = vec![self.last_arrived];
+        held.then_some(Due { ids, all_up_to_last: true, arrivals: vec![] })
     }
 
-    /// Counts one packet.
-    pub fn record(&mut self, held_ns: u64) {
-        self.histogram.saturating_record(held_ns.max(1));
+    fn pop(&mut self) -> Option<Packet> {
+        if let Some(packet) = self.front.pop_front() {
+            return Some(packet);
+        }
+        let sorted = self.sorted.first_key_value().map(|((due, _), _)| *due);
+        match (self.line.front(), sorted) {
+            (Some(first), Some(due)) if due < first.due_ns => {
+                self.sorted.pop_first().map(|(_, packet)| packet)
+            }
+            (None, _) => self.sorted.pop_first().map(|(_, packet)| packet),
+            _ => self.line.pop_front(),
+        }
     }
 
-    /// What packets got.
-    #[must_use]
-    pub fn receipt(&self) -> Receipt {
-        let at = |quantile| {
-            if self.histogram.is_empty() { 0 } else { self.histogram.value_at_quantile(quantile) }
-        };
-        Receipt {
-            packets: self.histogram.len(),
-            p50_ns: at(0.5),
-            p99_ns: at(0.99),
-            max_ns: self.histogram.max(),
+    fn leaves(&mut self, id: u32) {
+        match self.newest_gone {
+            Some(newest) if is_after(newest, id) => self.tally.reordered += 1,
+            _ => self.newest_gone = Some(id),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn packets_leave_when_due_and_in_order() {
-        let mut holding = Holding::new(100);
-        holding.extend([(1, 1_000), (2, 1_010), (3, 1_200)]);
-        assert_eq!(holding.next_due(), Some(1_100));
-        assert_eq!(holding.take_due(1_099, 9), None);
-        assert_eq!(
-            holding.take_due(1_110, 9),
-            Some(Due { last_id: 2, arrivals: vec![1_000, 1_010] })
-        );
-        assert_eq!(holding.next_due(), Some(1_300));
-        assert_eq!(holding.take_all(), Some(Due { last_id: 3, arrivals: vec![1_200] }));
-        assert!(holding.is_empty());
-        assert_eq!(holding.take_all(), None);
-        assert_eq!(holding.take_due(u64::MAX, 9), None);
-    }
-
-    #[test]
-    fn no_more_leave_at_once_than_asked() {
-        let mut holding = Holding::new(0);
-        holding.extend((1..=5).map(|id| (id, 0)));
-        assert_eq!(holding.take_due(1, 2).map(|due| due.last_id), Some(2));
-        assert_eq!(holding.take_due(1, 2).map(|due| due.last_id), Some(4));
-    }
-
-    #[test]
-    fn skipped_numbers_are_counted_across_the_wrap() {
-        let mut gaps = Gaps::default();
-        let skipped: Vec<u64> = [1, 2, 5, 6].map(|id| gaps.before(id)).into();
-        assert_eq!(skipped, [0, 0, 2, 0]);
-        let mut late = Gaps { last: Some(u32::MAX - 1) };
-        assert_eq!([u32::MAX, 0, 2].map(|id| late.before(id)), [0, 0, 1]);
-        assert_eq!(Gaps::default().before(3), 2);
-    }
-
-    #[test]
-    fn a_receipt_tells_median_tail_and_count() {
-        let mut times = HeldTimes::new().unwrap();
-        assert_eq!(times.receipt(), Receipt { packets: 0, p50_ns: 0, p99_ns: 0, max_ns: 0 });
-        for _ in 0..98 {
-            times.record(100_000_000);
-        }
-        times.record(150_000_000);
-        times.record(200_000_000);
-        let receipt = times.receipt();
-        assert_eq!(receipt.packets, 100);
-        assert!(receipt.p50_ns.abs_diff(100_000_000) <= 100_000, "{receipt:?}");
-        assert!(receipt.p99_ns.abs_diff(150_000_000) <= 150_000, "{receipt:?}");
-        assert!(receipt.max_ns.abs_diff(200_000_000) <= 200_000, "{receipt:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn none_is_early_lost_or_out_of_order(
-            gaps in prop::collection::vec(0u64..50, 1..100),
-            delay in 0u64..200,
-            steps in prop::collection::vec(1u64..100, 1..200),
-        ) {
-            let mut holding = Holding::new(delay);
-            let mut arrival = 0;
-            let arrivals: Vec<u64> = gaps.iter().map(|gap| { arrival += gap; arrival }).collect();
-            holding.extend((1..).zip(arrivals.iter().copied()));
-            let (mut now, mut out) = (0, Vec::new());
-            for step in steps {
-                now += step;
-                while let Some(due) = holding.take_due(now, 3) {
-                    prop_assert!(due.arrivals.iter().all(|arrival| arrival + delay <= now));
-                    out.extend(due.arrivals);
-                    prop_assert_eq!(due.last_id as usize, out.len());
-                }
-                prop_assert!(holding.next_due().is_none_or(|due| due > now));
-            }
-            out.extend(holding.take_all().into_iter().flat_map(|due| due.arrivals));
-            prop_assert_eq!(out, arrivals);
-        }
-    }
-}
+mod tests;

@@ -183,7 +183,7 @@ pub fn restore(route: &mut Conn, index: i32, before: &Before) -> Result<Restored
         Some(link) => unhook(route, link, before),
         None => Ok(()),
     };
-    match link::delete(route, ifb.index) {
+    match link::remove(route, ifb.index) {
         Ok(()) | Err(Refusal { errno: Errno::ENODEV, .. }) => {}
         Err(refusal) => return Err(QdiscError::refused("remove the ifb device")(refusal)),
     }

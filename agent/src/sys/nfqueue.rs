@@ -1,39 +1,51 @@
 //! The nfqueue engine: packets stay in the kernel, in a netfilter queue, until this process says
 //! that they may go.
 //!
-//! Both the queue and the rules that fill it ([`super::nft`]) belong to sockets of this process, so
-//! the kernel removes them when it ends, however it ends.
+//! What leaves a device takes a way of ours through a helper bridge ([`bridge`]) and is queued there.
+//! What comes in, and what loopback carries, is queued where it arrives (PREROUTING). Where the
+//! kernel cannot build the bridge, what leaves is queued at POSTROUTING: then TCP feels that its
+//! packets are held (see [`Delay::weakness`]).
 //!
-//! Known limit: a packet that is held stays charged to the socket that sent it, and TCP keeps only
-//! about two segments of a connection charged below its own layer (TCP Small Queues,
-//! `net/ipv4/tcp_output.c`). So what fits two segments takes one delay, 8 KB take two, 64 KB about
-//! eighteen; netem has no such limit. ARP is not delayed.
+//! Queues and the rules that fill them ([`super::nft`]) belong to sockets of this process, so the
+//! kernel removes them when it ends, however it ends. ARP is not delayed.
 
+mod bridge;
+mod path;
 mod queue;
+mod redirect;
 mod threads;
 
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use self::queue::{Queue, Stats};
-use self::threads::Threads;
+use self::path::Path;
+use self::queue::Queue;
+use super::link;
 use super::netlink::Refusal;
-use super::nft::QueueRules;
-use crate::model::impairment::Receipt;
+use super::nft::Place;
+use crate::model::held_times::HeldTimes;
+use crate::model::holding::{Holding, Tally};
+use crate::model::impairment::{Direction, Receipt};
+use crate::model::netem::NetemOptions;
+use crate::model::scheduler::{Scheduler, Unable};
 
 /// Queue numbers that are tried, in order.
 const QUEUE_NUMBERS: std::ops::Range<u16> = 53_249..53_505;
-/// How long a clear waits for stragglers: packets that met the rule just before it went.
-const STRAGGLERS: Duration = Duration::from_millis(200);
+/// Room in the kernel beyond the limit, which this process enforces: for packets of which it has not
+/// heard yet. What finds no room passes undelayed, and is counted.
+const SLACK: u32 = 4_096;
+/// `ARPHRD_LOOPBACK`.
+const LOOPBACK: u16 = 772;
 
 /// Why the engine could not start, or what it died of.
 #[derive(Debug, thiserror::Error)]
 pub enum NfqueueError {
+    /// The options are not for this engine.
+    #[error(transparent)]
+    Unable(#[from] Unable),
     /// Rules for this interface exist.
     #[error("the interface has a delay already")]
     Exists,
@@ -43,6 +55,20 @@ pub enum NfqueueError {
         QUEUE_NUMBERS.start, QUEUE_NUMBERS.end - 1
     )]
     NoFreeQueue,
+    /// It is a part of another interface, which is what netfilter sees.
+    #[error(
+        "{device} is a part of a {kind}, and netfilter sees the packets of that: impair the {kind}, \
+             or only what leaves (direction egress)"
+    )]
+    Part {
+        /// Interface.
+        device: String,
+        /// Kind of the other one.
+        kind: String,
+    },
+    /// The kernel lacks a part of the helper bridge.
+    #[error("{0}")]
+    Unsupported(String),
     /// The kernel refused.
     #[error("{action}: {refusal}")]
     Refused {
@@ -69,42 +95,87 @@ impl NfqueueError {
     fn local(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Local { action, source }
     }
+
+    fn statistics(source: io::Error) -> Self {
+        Self::Local { action: "read the queues' statistics", source }
+    }
 }
 
-/// A delay in force.
+/// What packets got, and what became of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// How long those that were held and let go were held.
+    pub receipt: Receipt,
+    /// Dropped, since that was asked (loss).
+    pub lost: u64,
+    /// Dropped against the wish of nobody, or let through undelayed: no room.
+    pub dropped: u64,
+    /// Gone later than one that came after them.
+    pub reordered: u64,
+    /// Most that were held at once, of either direction.
+    pub largest_backlog: u64,
+}
+
+/// An impairment in force.
 #[derive(Debug)]
 pub struct Delay {
-    rules: QueueRules,
-    threads: Threads,
-    queue: Arc<Queue>,
-    stats: File,
-    /// Largest number of packets let through that was ever seen; it must not shrink.
-    passed_over: AtomicU64,
+    paths: Vec<Path>,
+    weakness: Option<String>,
 }
 
 impl Delay {
-    /// Delays what leaves interface `index` of the calling thread's namespace by `delay`.
+    /// Impairs interface `index` of the calling thread's namespace as `options` say. The jitter
+    /// follows `table`, as netem's distributions do, and is uniform without one. On loopback every
+    /// packet leaves and comes in at once: it is impaired once, whatever the direction.
     ///
     /// # Errors
     /// [`NfqueueError`]; nothing is left then.
-    pub fn start(index: i32, delay: Duration, queue_len: u32) -> Result<Self, NfqueueError> {
-        let queue = Arc::new(Self::bind(queue_len)?);
-        let stats =
-            queue::open_stats().map_err(NfqueueError::local("open the queues' statistics"))?;
-        // The queue is served before anything can come.
-        let threads = Threads::start(Arc::clone(&queue), delay)
-            .map_err(NfqueueError::local("start the threads that let packets go"))?;
-        let rules = match QueueRules::add(index, queue.number()) {
-            Ok(rules) => rules,
-            Err(Refusal { errno: Errno::EEXIST | Errno::EPERM, .. }) => {
-                return Err(NfqueueError::Exists);
-            }
-            Err(refusal) => {
-                let action = "add the nftables rule that queues packets";
-                return Err(NfqueueError::Refused { action, refusal });
-            }
-        };
-        Ok(Self { rules, threads, queue, stats, passed_over: AtomicU64::new(0) })
+    pub fn start(
+        index: i32,
+        options: &NetemOptions,
+        table: Option<&[i16]>,
+        direction: Direction,
+    ) -> Result<Self, NfqueueError> {
+        let room = options.limit_packets.saturating_add(SLACK);
+        Self::start_with_room(index, options, table, direction, room)
+    }
+
+    /// As [`Self::start`], with a kernel queue for `room` packets; what finds none passes undelayed.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with_room(
+        index: i32,
+        options: &NetemOptions,
+        table: Option<&[i16]>,
+        direction: Direction,
+        room: u32,
+    ) -> Result<Self, NfqueueError> {
+        // Each direction has random numbers of its own, as two qdiscs would; a seed makes both alike.
+        let holding = || Scheduler::new(options, table, any_seed()).map(Holding::new);
+        let ready = holding()?;
+        let mut route = link::open().map_err(NfqueueError::refused("open rtnetlink"))?;
+        let device = link::find(&mut route, |link| link.index == index)
+            .map_err(NfqueueError::refused("find the interface"))?;
+        drop(route);
+        if device.hardware == LOOPBACK {
+            let path = Path::by_rule(Place::In(index), &device, ready, room)?;
+            return Ok(Self { paths: vec![path], weakness: None });
+        }
+        let (mut paths, mut weakness) = (Vec::new(), None);
+        if direction != Direction::Ingress {
+            paths.push(match Path::by_bridge(&device, ready, room) {
+                Err(NfqueueError::Unsupported(reason)) => {
+                    weakness = Some(reason);
+                    Path::by_rule(Place::Out(index), &device, holding()?, room)?
+                }
+                other => other?,
+            });
+        }
+        if direction != Direction::Egress {
+            paths.push(Path::by_rule(Place::In(index), &device, holding()?, room)?);
+        }
+        Ok(Self { paths, weakness })
     }
 
     /// Tries whether the kernel has all that is needed, in the calling thread's namespace, on its
@@ -113,81 +184,111 @@ impl Delay {
     /// # Errors
     /// What is missing.
     pub fn probe() -> Result<(), NfqueueError> {
-        Self::start(1, Duration::from_millis(1), 16)?.clear().map(drop)
+        let options =
+            NetemOptions { latency_ns: 1_000_000, limit_packets: 16, ..NetemOptions::default() };
+        Self::start(1, &options, None, Direction::Egress)?.clear().map(drop)
     }
 
-    fn bind(queue_len: u32) -> Result<Queue, NfqueueError> {
-        let taken: Vec<u16> = match queue::open_stats() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
-            opened => opened
-                .and_then(|file| queue::read_stats(&file))
-                .map_err(NfqueueError::local("read the queues' statistics"))?
-                .into_iter()
-                .map(|stats| stats.number)
-                .collect(),
-        };
-        for number in QUEUE_NUMBERS.filter(|number| !taken.contains(number)) {
-            match Queue::bind(number, queue_len) {
-                Ok(queue) => return Ok(queue),
-                // Somebody else was faster.
-                Err(Refusal { errno: Errno::EBUSY | Errno::EPERM, .. }) => {}
-                Err(refusal) => {
-                    return Err(NfqueueError::Refused {
-                        action: "bind a netfilter queue",
-                        refusal,
-                    });
-                }
-            }
-        }
-        Err(NfqueueError::NoFreeQueue)
+    /// Removes what a killed agent's impairment of interface `index` left in the calling thread's
+    /// namespace. The kernel does it too, but up to a second later.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn remove_stale(index: i32) -> Result<(), NfqueueError> {
+        bridge::remove_stale(index)
+            .map_err(NfqueueError::refused("remove what a killed agent left"))
+    }
+
+    /// Why what leaves is held at POSTROUTING, if it is: TCP then keeps only about two segments of a
+    /// connection on their way, so that what is longer takes more than one delay to send.
+    #[must_use]
+    pub fn weakness(&self) -> Option<&str> {
+        self.weakness.as_deref()
     }
 
     /// What packets got so far.
     #[must_use]
     pub fn receipt(&self) -> Receipt {
-        self.threads.receipt()
+        receipt(self.paths.iter().map(Path::times))
     }
 
-    /// Packets that the full queue let through undelayed, or that the kernel dropped from it. Reading
-    /// it costs two system calls.
+    /// Everything that is known of packets so far. Costs some system calls.
+    pub fn account(&mut self) -> Account {
+        let dropped = self.dropped();
+        let tallies = self.paths.iter().map(Path::tally);
+        account(self.receipt(), tallies, dropped)
+    }
+
+    /// Packets that were dropped or let through undelayed for want of room. Reading it costs some
+    /// system calls.
     pub fn dropped(&mut self) -> u64 {
-        // First the counter, then the queue's numbering: what is numbered in between hides a loss
-        // until the next look, and never invents one.
-        let counted = self.rules.packets();
-        let stats = self.own_stats();
-        if let (Ok(counted), Some(stats)) = (counted, stats) {
-            let unnumbered = (counted as u32).wrapping_sub(stats.numbered) as i32;
-            let now = u64::try_from(unnumbered).unwrap_or(0) + stats.dropped;
-            self.passed_over.fetch_max(now, Ordering::Relaxed);
-        }
-        self.passed_over.load(Ordering::Relaxed) + self.threads.skipped()
+        self.paths.iter_mut().map(Path::dropped).sum()
     }
 
-    /// Why the threads gave up, if they did.
-    #[must_use]
-    pub fn failure(&self) -> Option<String> {
-        self.threads.failure()
+    /// Why it no longer works, if it does not. Costs a system call or two.
+    pub fn failure(&mut self) -> Option<String> {
+        self.paths.iter_mut().find_map(Path::failure)
     }
 
-    /// Lets every packet go and removes queue and rules.
+    /// Lets every packet go and removes everything.
     ///
     /// # Errors
     /// The kernel refused a step; what is left of it goes with this process's sockets.
-    pub fn clear(mut self) -> Result<(Receipt, u64), NfqueueError> {
-        let dropped = self.dropped();
-        self.rules.stop().map_err(NfqueueError::refused("remove the nftables rule"))?;
-        self.threads.release();
-        let deadline = Instant::now() + STRAGGLERS;
-        while self.own_stats().is_some_and(|stats| stats.waiting > 0) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let receipt = self.threads.stop();
-        self.rules.remove().map_err(NfqueueError::refused("remove the nftables tables"))?;
-        Ok((receipt, dropped))
+    pub fn clear(self) -> Result<Account, NfqueueError> {
+        let ended: Vec<_> = self.paths.into_iter().map(Path::clear).collect();
+        let ended: Vec<path::Ended> = ended.into_iter().collect::<Result<_, _>>()?;
+        let dropped = ended.iter().map(|path| path.dropped).sum();
+        let tallies = ended.iter().map(|path| path.tally);
+        let receipt = receipt(ended.iter().map(|path| path.times.clone()));
+        Ok(account(receipt, tallies, dropped))
     }
+}
 
-    fn own_stats(&self) -> Option<Stats> {
-        let number = self.queue.number();
-        queue::read_stats(&self.stats).ok()?.into_iter().find(|stats| stats.number == number)
+fn receipt(times: impl Iterator<Item = HeldTimes>) -> Receipt {
+    let sum = times.reduce(|mut sum, other| {
+        sum.add(&other);
+        sum
+    });
+    let none = Receipt { packets: 0, p50_ns: 0, p99_ns: 0, max_ns: 0 };
+    sum.map_or(none, |times| times.receipt())
+}
+
+fn account(receipt: Receipt, tallies: impl Iterator<Item = Tally>, dropped: u64) -> Account {
+    let nothing = Account { receipt, lost: 0, dropped, reordered: 0, largest_backlog: 0 };
+    tallies.fold(nothing, |sum, tally| Account {
+        lost: sum.lost + tally.lost,
+        dropped: sum.dropped + tally.full,
+        reordered: sum.reordered + tally.reordered,
+        largest_backlog: sum.largest_backlog.max(tally.largest_backlog),
+        ..sum
+    })
+}
+
+/// A number that nobody chose: the standard library's hash maps are seeded by the kernel.
+fn any_seed() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+/// Binds a free queue in the calling thread's namespace.
+fn bind(room: u32, lengths: bool) -> Result<Queue, NfqueueError> {
+    let taken: Vec<u16> = match queue::open_stats() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
+        opened => opened
+            .and_then(|file: File| queue::read_stats(&file))
+            .map_err(NfqueueError::statistics)?
+            .into_iter()
+            .map(|stats| stats.number)
+            .collect(),
+    };
+    for number in QUEUE_NUMBERS.filter(|number| !taken.contains(number)) {
+        match Queue::bind(number, room, lengths) {
+            Ok(queue) => return Ok(queue),
+            // Somebody else was faster.
+            Err(Refusal { errno: Errno::EBUSY | Errno::EPERM, .. }) => {}
+            Err(refusal) => {
+                return Err(NfqueueError::Refused { action: "bind a netfilter queue", refusal });
+            }
+        }
     }
+    Err(NfqueueError::NoFreeQueue)
 }

@@ -1,4 +1,4 @@
-//! nftables: the rule that sends what leaves an interface to a netfilter queue.
+//! nftables: the rule that sends packets to a netfilter queue.
 //!
 //! Its table is owned (`NFT_TABLE_F_OWNER`): the kernel removes it when the socket that made it
 //! closes, however the process ends. The rule uses the iptables target NFQUEUE through nft_compat,
@@ -25,12 +25,14 @@ const TABLE_F_OWNER: u32 = 2;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
+const HOOK_PREROUTING: u32 = 0;
+const HOOK_OUTPUT: u32 = 3;
 const HOOK_POSTROUTING: u32 = 4;
-/// After source NAT (100) and connection-tracking helpers (300): the packet is as it will leave.
-const PRIORITY: i32 = 400;
+const POLICY_DROP: u32 = 0;
 
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
@@ -41,6 +43,7 @@ const EXPR_DATA: u16 = 2;
 
 const META_DREG: u16 = 1;
 const META_KEY: u16 = 2;
+const META_IIF: u32 = 4;
 const META_OIF: u32 = 5;
 const CMP_SREG: u16 = 1;
 const CMP_OP: u16 = 2;
@@ -58,6 +61,7 @@ const NFQUEUE_REVISION: u32 = 3;
 const NFQ_FLAG_BYPASS: u16 = 1;
 
 const CHAIN: &str = "delay";
+const SILENCE: &str = "silence";
 const FAMILIES: [u8; 2] = [nix::libc::AF_INET as u8, nix::libc::AF_INET6 as u8];
 
 fn family(family: u8, resource: u16) -> Attrs {
@@ -71,8 +75,38 @@ fn table_name(index: i32) -> String {
     format!("dwell_{index}")
 }
 
-/// Tables (IPv4 and IPv6) that send what leaves one interface to a queue. They vanish when this is
-/// dropped, or with the process.
+/// Where packets are sent to the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// What comes in by an interface, before connection tracking (-200) and the raw tables (-300).
+    In(i32),
+    /// What leaves by an interface, after source NAT (100) and connection-tracking helpers (300):
+    /// the packet is as it will leave.
+    Out(i32),
+    /// Everything that crosses the one bridge of a namespace of ours, which has to be silent itself.
+    /// The number names the table.
+    Bridge(i32),
+}
+
+impl Place {
+    /// Hook, priority, and the interface to compare as (`NFT_META_*`, index).
+    const fn hook(self) -> (u32, i32, Option<(u32, i32)>) {
+        match self {
+            Self::In(index) => (HOOK_PREROUTING, -301, Some((META_IIF, index))),
+            Self::Out(index) => (HOOK_POSTROUTING, 400, Some((META_OIF, index))),
+            Self::Bridge(_) => (HOOK_PREROUTING, -301, None),
+        }
+    }
+
+    const fn index(self) -> i32 {
+        match self {
+            Self::In(index) | Self::Out(index) | Self::Bridge(index) => index,
+        }
+    }
+}
+
+/// Tables (IPv4 and IPv6) that send packets to a queue. They vanish when this is dropped, or with
+/// the process.
 #[derive(Debug)]
 pub struct QueueRules {
     conn: Conn,
@@ -85,11 +119,11 @@ impl QueueRules {
     /// # Errors
     /// `EEXIST` or `EPERM` if the interface has such tables, this process's or another's; what the
     /// kernel says where it lacks a part.
-    pub fn add(index: i32, queue: u16) -> Result<Self, Refusal> {
+    pub fn add(place: Place, queue: u16) -> Result<Self, Refusal> {
         let mut conn = Conn::open(NETLINK_NETFILTER)?;
-        let table = table_name(index);
+        let table = table_name(place.index());
         let requests: Vec<Request> =
-            FAMILIES.iter().flat_map(|f| requests(*f, &table, index, queue)).collect();
+            FAMILIES.iter().flat_map(|f| requests(*f, &table, place, queue)).collect();
         batch(&mut conn, &requests)?;
         Ok(Self { conn, table })
     }
@@ -139,27 +173,31 @@ fn batch(conn: &mut Conn, requests: &[Request]) -> Result<(), Refusal> {
     conn.batch((BATCH_BEGIN, edge()), requests, (BATCH_END, edge()))
 }
 
-fn requests(f: u8, table: &str, index: i32, queue: u16) -> [Request; 3] {
+fn requests(f: u8, table: &str, place: Place, queue: u16) -> Vec<Request> {
+    let (hook, priority, interface) = place.hook();
     let new_table = family(f, 0).put_text(TABLE_NAME, table).put_be32(TABLE_FLAGS, TABLE_F_OWNER);
-    let hook = Attrs::new()
-        .put_be32(HOOK_NUMBER, HOOK_POSTROUTING)
-        .put_be32(HOOK_PRIORITY, PRIORITY as u32);
-    let new_chain = family(f, 0)
-        .put_text(CHAIN_TABLE, table)
-        .put_text(CHAIN_NAME, CHAIN)
-        .put_nested(CHAIN_HOOK, hook)
-        .put_text(CHAIN_TYPE, "filter");
-    let load_oif = Attrs::new().put_be32(META_DREG, REGISTER_1).put_be32(META_KEY, META_OIF);
-    let compare = Attrs::new()
-        .put_be32(CMP_SREG, REGISTER_1)
-        .put_be32(CMP_OP, CMP_EQ)
-        .put_nested(CMP_DATA, Attrs::new().put(DATA_VALUE, &index.to_ne_bytes()));
+    let mut requests = vec![
+        (NEWTABLE, flag::CREATE | flag::EXCL, new_table),
+        (NEWCHAIN, flag::CREATE | flag::EXCL, chain(f, table, CHAIN, hook, priority)),
+    ];
+    if let Place::Bridge(_) = place {
+        let silence = chain(f, table, SILENCE, HOOK_OUTPUT, 0).put_be32(CHAIN_POLICY, POLICY_DROP);
+        requests.push((NEWCHAIN, flag::CREATE | flag::EXCL, silence));
+    }
     let target = Attrs::new()
         .put_text(TARGET_NAME, "NFQUEUE")
         .put_be32(TARGET_REVISION, NFQUEUE_REVISION)
         .put(TARGET_INFO, &nfqueue_info(queue));
-    let expressions =
-        [("meta", load_oif), ("cmp", compare), ("counter", Attrs::new()), ("target", target)];
+    let mut expressions = Vec::new();
+    if let Some((key, index)) = interface {
+        let load = Attrs::new().put_be32(META_DREG, REGISTER_1).put_be32(META_KEY, key);
+        let compare = Attrs::new()
+            .put_be32(CMP_SREG, REGISTER_1)
+            .put_be32(CMP_OP, CMP_EQ)
+            .put_nested(CMP_DATA, Attrs::new().put(DATA_VALUE, &index.to_ne_bytes()));
+        expressions.extend([("meta", load), ("cmp", compare)]);
+    }
+    expressions.extend([("counter", Attrs::new()), ("target", target)]);
     let list = expressions.into_iter().fold(Attrs::new(), |list, (name, data)| {
         let expression = Attrs::new().put_text(EXPR_NAME, name).put_nested(EXPR_DATA, data);
         list.put_nested(LIST_ELEM, expression)
@@ -168,11 +206,18 @@ fn requests(f: u8, table: &str, index: i32, queue: u16) -> [Request; 3] {
         .put_text(RULE_TABLE, table)
         .put_text(RULE_CHAIN, CHAIN)
         .put_nested(RULE_EXPRESSIONS, list);
-    [
-        (NEWTABLE, flag::CREATE | flag::EXCL, new_table),
-        (NEWCHAIN, flag::CREATE | flag::EXCL, new_chain),
-        (NEWRULE, flag::CREATE | flag::APPEND, new_rule),
-    ]
+    requests.push((NEWRULE, flag::CREATE | flag::APPEND, new_rule));
+    requests
+}
+
+fn chain(f: u8, table: &str, name: &str, hook: u32, priority: i32) -> Attrs {
+    let hook =
+        Attrs::new().put_be32(HOOK_NUMBER, hook).put_be32(HOOK_PRIORITY, priority.cast_unsigned());
+    family(f, 0)
+        .put_text(CHAIN_TABLE, table)
+        .put_text(CHAIN_NAME, name)
+        .put_nested(CHAIN_HOOK, hook)
+        .put_text(CHAIN_TYPE, "filter")
 }
 
 /// `struct xt_NFQ_info_v3`: queue, number of queues, flags, padded to `XT_ALIGN`.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use agent::model::impairment::Direction;
+use agent::model::netem::NetemOptions;
 use agent::sys::nfqueue::Delay;
 use anyhow::{Context as _, Result, ensure};
 use tests::lab::Side;
@@ -173,7 +175,12 @@ fn what_a_full_queue_lets_through_is_counted() -> Result<()> {
     let bench = Bench::new()?;
     // Of lo, nothing but this burst ever leaves: no neighbour discovery.
     let (receipt, dropped, early, late) = bench.inside(Side::Server, || {
-        let mut delay = Delay::start(1, Duration::from_millis(300), QUEUE)?;
+        let options = NetemOptions {
+            latency_ns: 300_000_000,
+            limit_packets: BURST,
+            ..NetemOptions::default()
+        };
+        let mut delay = Delay::start_with_room(1, &options, None, Direction::Egress, QUEUE)?;
         let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         receiver.set_nonblocking(true)?;
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -187,9 +194,9 @@ fn what_a_full_queue_lets_through_is_counted() -> Result<()> {
         thread::sleep(Duration::from_millis(400));
         let late = count();
         let seen = delay.dropped();
-        let (receipt, dropped) = delay.clear()?;
-        assert_eq!(seen, dropped);
-        anyhow::Ok((receipt, dropped, early, late))
+        let account = delay.clear()?;
+        assert_eq!(seen, account.dropped);
+        anyhow::Ok((account.receipt, account.dropped, early, late))
     })??;
     assert_eq!((early, late), ((BURST - QUEUE) as usize, QUEUE as usize));
     assert_eq!((receipt.packets, dropped), (u64::from(QUEUE), u64::from(BURST - QUEUE)));

@@ -6,8 +6,6 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use tests::lab::paths;
-
 use super::support::{Bench, agent_binary, difference};
 
 /// Checks that `agent inject ARGUMENTS` is refused with `code` and with an error that holds every
@@ -168,33 +166,6 @@ fn mask_counters(state: &str) -> String {
     let rule = |line: &&str| !line.contains("counter packets");
     let queue = |line: &&str| !line.trim_start().starts_with(|c: char| c.is_ascii_digit());
     state.lines().filter(rule).filter(queue).collect::<Vec<_>>().join("\n")
-}
-
-/// What leaves a port of a bridge passes netfilter as the bridge's.
-#[test]
-fn a_port_of_a_bridge_with_nfqueue() -> Result<()> {
-    let bench = Bench::new()?;
-    let server = bench.server();
-    for arguments in ["link add br0 type bridge", "link set eth0 master br0", "link set br0 up"] {
-        let status = Command::new(paths::system("ip")?)
-            .args(["-n", &server])
-            .args(arguments.split_whitespace())
-            .status()?;
-        assert!(status.success(), "ip {arguments}");
-    }
-    for detach in ["", " --detach"] {
-        let port = "add --dev eth0 --netns NS --delay 50ms --engine nfqueue";
-        let output = bench.run(&format!("{port}{detach}"))?;
-        let complaint = String::from_utf8(output.stderr)?;
-        assert_eq!(output.status.code(), Some(1), "{complaint}");
-        assert!(complaint.contains("`eth0` is a part of bridge `br0`"), "{complaint}");
-        assert!(complaint.contains("use --dev br0"), "{complaint}");
-        // The state of a bridge holds timers; that nothing is in it of ours is enough.
-        assert!(!bench.state()?.contains("dwell_") && bench.processes().is_empty());
-        assert!(bench.listed()?.is_empty());
-    }
-    drop(bench.add("--dev br0 --netns NS --delay 50ms --engine nfqueue")?);
-    Ok(())
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{Namespace, outcome_text, say};
 use crate::inject::active::{ActiveImpairment, End, Scope, apply};
 use crate::inject::engines::require_root;
 use crate::inject::error::{InjectError, clear_command};
-use crate::model::impairment::{Direction, Engine, EngineChoice};
+use crate::model::impairment::{Direction, EngineChoice};
 use crate::sys::netns::Netns;
 use crate::sys::stops;
 
@@ -113,9 +113,11 @@ fn describe(active: &ActiveImpairment, scope: &Scope) {
         active.engine(),
         active.why_engine(),
     ));
-    if active.engine() == Engine::Nfqueue {
-        say("with this engine a TCP connection keeps about two segments on their way: what is \
-             longer than 2 KB takes more than one delay to send");
+    if let Some(why) = active.weakness() {
+        say(&format!(
+            "packets are held where TCP feels it ({why}): a connection keeps about two segments on \
+             their way, and what is longer than 2 KB takes more than one delay to send"
+        ));
     }
 }
 

@@ -10,11 +10,13 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::model::nlmsg::{self, Attrs, Message, flag};
+use crate::model::packet;
 use crate::sys::netlink::{Conn, NETLINK_NETFILTER, Refusal};
 
 const SUBSYSTEM: u16 = 3;
 pub(super) const MSG_PACKET: u16 = SUBSYSTEM << 8;
 const MSG_CONFIG: u16 = SUBSYSTEM << 8 | 2;
+const MSG_VERDICT: u16 = SUBSYSTEM << 8 | 1;
 const MSG_VERDICT_BATCH: u16 = SUBSYSTEM << 8 | 3;
 
 const CFG_CMD: u16 = 1;
@@ -24,12 +26,20 @@ const CFG_MASK: u16 = 4;
 const CFG_FLAGS: u16 = 5;
 const CMD_BIND: u8 = 1;
 const COPY_META: u8 = 1;
+const COPY_PACKET: u8 = 2;
+/// Enough for the headers of IP and TCP, options included.
+const COPY_BYTES: u32 = 128;
 /// Let packets through when the queue is full.
 const F_FAIL_OPEN: u32 = 1;
 /// Queue large segments whole.
 const F_GSO: u32 = 4;
 const PACKET_HDR: u16 = 1;
 const VERDICT_HDR: u16 = 2;
+const PAYLOAD: u16 = 10;
+const CAP_LEN: u16 = 13;
+const SKB_INFO: u16 = 14;
+const SKB_GSO: u32 = 1 << 1;
+const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 
 /// Room for news of packets that the reader has not read yet. A packet's news takes about 1 KiB of
@@ -51,16 +61,19 @@ impl AsFd for Queue {
 }
 
 impl Queue {
-    /// Binds queue `number` of the calling thread's namespace, to hold `len` packets at most.
-    pub(super) fn bind(number: u16, len: u32) -> Result<Self, Refusal> {
+    /// Binds queue `number` of the calling thread's namespace, to hold `len` packets at most. Only
+    /// with `lengths` do packets come with theirs.
+    pub(super) fn bind(number: u16, len: u32, lengths: bool) -> Result<Self, Refusal> {
         let mut conn = Conn::open(NETLINK_NETFILTER)?;
         // A full receive buffer must show as skipped numbers, not as an error of the next read.
         conn.socket().set_no_enobufs(true)?;
         setsockopt(&conn, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         let command = header(number).put(CFG_CMD, &[CMD_BIND, 0, 0, 0]);
         conn.request(MSG_CONFIG, 0, &command)?;
+        let (range, mode) = if lengths { (COPY_BYTES, COPY_PACKET) } else { (0, COPY_META) };
+        let [a, b, c, d] = range.to_be_bytes();
         let settings = header(number)
-            .put(CFG_PARAMS, &[0, 0, 0, 0, COPY_META])
+            .put(CFG_PARAMS, &[a, b, c, d, mode])
             .put_be32(CFG_QUEUE_MAXLEN, len)
             .put_be32(CFG_MASK, F_FAIL_OPEN | F_GSO)
             .put_be32(CFG_FLAGS, F_FAIL_OPEN | F_GSO);
@@ -78,13 +91,35 @@ impl Queue {
         self.conn.try_receive(buffer)
     }
 
-    /// Lets go every packet up to number `last_id`. Errors come back as messages.
-    pub(super) fn accept_up_to(&self, last_id: u32) -> Result<(), Refusal> {
-        let mut verdict = [0; 8];
-        verdict[..4].copy_from_slice(&ACCEPT.to_be_bytes());
-        verdict[4..].copy_from_slice(&last_id.to_be_bytes());
-        let content = header(self.number).put(VERDICT_HDR, &verdict);
-        self.conn.send(&content.message(MSG_VERDICT_BATCH, flag::REQUEST, 0))
+    /// Lets go every packet up to number `last_id`. An error comes back as a message with the number
+    /// `sequence`.
+    pub(super) fn accept_up_to(&self, last_id: u32, sequence: u32) -> Result<(), Refusal> {
+        self.conn.send(&self.verdict(MSG_VERDICT_BATCH, ACCEPT, last_id, sequence))
+    }
+
+    /// Lets these packets go, in this order. Errors come back as messages, numbered from `sequence`.
+    pub(super) fn accept(&self, ids: &[u32], sequence: u32) -> Result<(), Refusal> {
+        let numbered = ids.iter().zip(sequence..);
+        let verdicts = numbered.map(|(id, sequence)| (*id, sequence));
+        self.verdicts(ACCEPT, verdicts)
+    }
+
+    /// Drops these packets.
+    pub(super) fn refuse(&self, ids: &[u32]) -> Result<(), Refusal> {
+        self.verdicts(DROP, ids.iter().map(|id| (*id, 0)))
+    }
+
+    fn verdicts(&self, verdict: u32, ids: impl Iterator<Item = (u32, u32)>) -> Result<(), Refusal> {
+        let datagram: Vec<u8> =
+            ids.flat_map(|(id, number)| self.verdict(MSG_VERDICT, verdict, id, number)).collect();
+        if datagram.is_empty() { Ok(()) } else { self.conn.send(&datagram) }
+    }
+
+    fn verdict(&self, kind: u16, verdict: u32, id: u32, sequence: u32) -> Vec<u8> {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&verdict.to_be_bytes());
+        bytes[4..].copy_from_slice(&id.to_be_bytes());
+        header(self.number).put(VERDICT_HDR, &bytes).message(kind, flag::REQUEST, sequence)
     }
 }
 
@@ -93,10 +128,29 @@ fn header(queue: u16) -> Attrs {
     Attrs::new().raw(&[0, 0, queue[0], queue[1]])
 }
 
-/// The number of the packet that a [`MSG_PACKET`] tells of.
-pub(super) fn packet_id(message: &Message<'_>) -> Option<u32> {
+/// A packet, as the kernel tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct News {
+    pub(super) id: u32,
+    /// Bytes from the IP header on; 0 if the queue was bound without lengths.
+    pub(super) ip_bytes: u32,
+    /// Bytes of the headers of IP and TCP, if several segments travel behind one.
+    pub(super) segment_header_bytes: Option<u32>,
+}
+
+/// The packet that a [`MSG_PACKET`] tells of.
+pub(super) fn news(message: &Message<'_>) -> Option<News> {
     let attributes = message.body.get(4..)?;
-    nlmsg::array(nlmsg::find(attributes, PACKET_HDR)?, 0).map(u32::from_be_bytes)
+    let be32 = |value: &[u8]| nlmsg::array(value, 0).map(u32::from_be_bytes);
+    let id = be32(nlmsg::find(attributes, PACKET_HDR)?)?;
+    let Some(payload) = nlmsg::find(attributes, PAYLOAD) else {
+        return Some(News { id, ip_bytes: 0, segment_header_bytes: None });
+    };
+    let ip_bytes = nlmsg::find(attributes, CAP_LEN).and_then(be32).unwrap_or(payload.len() as u32);
+    let info = nlmsg::find(attributes, SKB_INFO).and_then(be32).unwrap_or(0);
+    let segments = info & SKB_GSO != 0;
+    let segment_header_bytes = segments.then(|| packet::headers_bytes(payload)).flatten();
+    Some(News { id, ip_bytes, segment_header_bytes })
 }
 
 /// One queue's line of `/proc/net/netfilter/nfnetlink_queue`.
@@ -157,9 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn a_packets_number_is_found() {
+    fn a_packets_number_and_length_are_found() {
+        let read = |body: &Attrs| news(&nlmsg::messages(&body.message(MSG_PACKET, 0, 0)).next()?);
         let body = header(1).put(PACKET_HDR, &[0, 0, 1, 2, 8, 0, 4]);
-        let bytes = body.message(MSG_PACKET, 0, 0);
-        assert_eq!(packet_id(&nlmsg::messages(&bytes).next().unwrap()), Some(258));
+        let expected = News { id: 258, ip_bytes: 0, segment_header_bytes: None };
+        assert_eq!(read(&body), Some(expected));
+        let short = body.clone().put(PAYLOAD, &[0x45; 40]);
+        assert_eq!(read(&short), Some(News { ip_bytes: 40, ..expected }));
+        let long = short.put_be32(CAP_LEN, 3000).put_be32(SKB_INFO, SKB_GSO);
+        assert_eq!(read(&long).map(|news| news.ip_bytes), Some(3000));
+        assert_eq!(read(&header(1)), None);
     }
 }

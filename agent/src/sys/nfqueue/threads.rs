@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -15,10 +15,11 @@ use nix::sys::prctl::set_timerslack;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
-use super::queue::{MSG_PACKET, Queue, packet_id};
-use crate::model::holding::{Due, Gaps, HeldTimes, Holding};
-use crate::model::impairment::Receipt;
+use super::queue::{MSG_PACKET, News, Queue, news};
+use crate::model::held_times::{Gaps, HeldTimes, Verdicts};
+use crate::model::holding::{Due, Holding, Tally};
 use crate::model::nlmsg::{self, MSG_ERROR};
+use crate::model::packet::wire_bytes;
 use crate::sys::netlink::error_of;
 use crate::sys::realtime;
 
@@ -31,14 +32,21 @@ const READ_BATCH: usize = 256;
 #[derive(Debug)]
 struct Shared {
     queue: Arc<Queue>,
+    /// Largest packet of the device, for the lengths of segments.
+    mtu: u32,
     holding: Mutex<Holding>,
-    times: Mutex<HeldTimes>,
+    times: Mutex<(HeldTimes, Verdicts)>,
     /// Something came while nothing was held, or it is time to release or stop.
     wake: EventFd,
     stop_reader: EventFd,
     releasing: AtomicBool,
+    /// What was held when the release began has gone.
+    released: AtomicBool,
     stopping: AtomicBool,
+    /// Packets without news.
     skipped: AtomicU64,
+    /// Packets that the kernel dropped while they were held.
+    vanished: AtomicU64,
     failure: Mutex<Option<String>>,
 }
 
@@ -50,18 +58,20 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    pub(super) fn start(queue: Arc<Queue>, delay: Duration) -> io::Result<Self> {
+    pub(super) fn start(queue: Arc<Queue>, mtu: u32, holding: Holding) -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
         let shared = Arc::new(Shared {
             queue,
-            holding: Mutex::new(Holding::new(delay_ns)),
-            times: Mutex::new(HeldTimes::new().map_err(io::Error::other)?),
+            mtu,
+            holding: Mutex::new(holding),
+            times: Mutex::new((HeldTimes::new().map_err(io::Error::other)?, Verdicts::default())),
             wake: EventFd::from_flags(flags)?,
             stop_reader: EventFd::from_flags(flags)?,
             releasing: AtomicBool::new(false),
+            released: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             skipped: AtomicU64::new(0),
+            vanished: AtomicU64::new(0),
             failure: Mutex::new(None),
         });
         let mut threads = Self { shared, handles: Vec::new() };
@@ -85,27 +95,38 @@ impl Threads {
         Ok(())
     }
 
-    pub(super) fn receipt(&self) -> Receipt {
-        lock(&self.shared.times).receipt()
+    /// How long packets were held. Those let go by [`Self::release`] do not count.
+    pub(super) fn times(&self) -> HeldTimes {
+        lock(&self.shared.times).0.clone()
     }
 
-    /// Packets of whose news there was no trace.
-    pub(super) fn skipped(&self) -> u64 {
-        self.shared.skipped.load(Ordering::Relaxed)
+    pub(super) fn tally(&self) -> Tally {
+        lock(&self.shared.holding).tally()
+    }
+
+    /// Packets of whose news there was no trace, and those that the kernel dropped while they were
+    /// held.
+    pub(super) fn missed(&self) -> u64 {
+        self.shared.skipped.load(Ordering::Relaxed) + self.shared.vanished.load(Ordering::Relaxed)
     }
 
     pub(super) fn failure(&self) -> Option<String> {
         lock(&self.shared.failure).clone()
     }
 
-    /// From now on packets go as soon as they come, those held included.
-    pub(super) fn release(&self) {
+    /// From now on packets go as soon as they come, those held first. Waits until those have gone,
+    /// at most for `patience`.
+    pub(super) fn release(&self, patience: Duration) {
         self.shared.releasing.store(true, Ordering::SeqCst);
         wake(&self.shared.wake);
+        let deadline = Instant::now() + patience;
+        while !self.shared.released.load(Ordering::SeqCst) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 
-    /// Ends both threads and tells what packets got. Those let go by [`Self::release`] do not count.
-    pub(super) fn stop(&mut self) -> Receipt {
+    /// Ends both threads.
+    pub(super) fn stop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         wake(&self.shared.stop_reader);
         wake(&self.shared.wake);
@@ -114,7 +135,6 @@ impl Threads {
                 lock(&self.shared.failure).get_or_insert_with(|| "a thread panicked".to_owned());
             }
         }
-        self.receipt()
     }
 }
 
@@ -155,7 +175,7 @@ fn prefer() {
 fn read(shared: &Shared) -> Result<(), String> {
     prefer();
     let (mut buffer, mut gaps) = (vec![0; 64 << 10], Gaps::default());
-    let mut packets = Vec::with_capacity(READ_BATCH);
+    let (mut packets, mut drops) = (Vec::with_capacity(READ_BATCH), Vec::new());
     while !shared.stopping.load(Ordering::SeqCst) {
         while packets.len() < READ_BATCH {
             match shared.queue.try_receive(&mut buffer) {
@@ -174,12 +194,22 @@ fn read(shared: &Shared) -> Result<(), String> {
             continue;
         }
         let mut holding = lock(&shared.holding);
-        let was_empty = holding.is_empty();
-        holding.extend(packets.drain(..));
+        let before = holding.next_due();
+        for (News { id, ip_bytes, segment_header_bytes }, now) in packets.drain(..) {
+            let bytes = wire_bytes(ip_bytes, segment_header_bytes, shared.mtu);
+            if !holding.take_in(id, now, bytes) {
+                drops.push(id);
+            }
+        }
+        let after = holding.next_due();
         drop(holding);
-        if was_empty || shared.releasing.load(Ordering::SeqCst) {
+        // The other thread sleeps until the first was due.
+        let earlier = after.is_some_and(|after| before.is_none_or(|before| after < before));
+        if earlier || shared.releasing.load(Ordering::SeqCst) {
             wake(&shared.wake);
         }
+        shared.queue.refuse(&drops).map_err(|e| format!("drop packets: {e}"))?;
+        drops.clear();
     }
     Ok(())
 }
@@ -188,19 +218,23 @@ fn take_in(
     shared: &Shared,
     datagram: &[u8],
     gaps: &mut Gaps,
-    packets: &mut Vec<(u32, u64)>,
+    packets: &mut Vec<(News, u64)>,
 ) -> Result<(), String> {
     for message in nlmsg::messages(datagram) {
         match message.kind {
             MSG_PACKET => {
-                let id = packet_id(&message).ok_or("a packet came without a number")?;
-                shared.skipped.fetch_add(gaps.before(id), Ordering::Relaxed);
-                packets.push((id, now_ns()?));
+                let news = news(&message).ok_or("a packet came without a number")?;
+                shared.skipped.fetch_add(gaps.before(news.id), Ordering::Relaxed);
+                packets.push((news, now_ns()?));
             }
             MSG_ERROR => match error_of(&message) {
-                // The kernel had dropped the packets of a verdict: their interface went down.
                 None => {}
-                Some(refusal) if refusal.errno == Errno::ENOENT => {}
+                // The kernel had dropped the packets of a verdict.
+                Some(refusal) if refusal.errno == Errno::ENOENT => {
+                    let (times, verdicts) = &mut *lock(&shared.times);
+                    let gone = verdicts.failed(message.sequence, times).unwrap_or(0);
+                    shared.vanished.fetch_add(gone, Ordering::Relaxed);
+                }
                 Some(refusal) => return Err(format!("let packets go: {refusal}")),
             },
             _ => {}
@@ -218,18 +252,19 @@ fn let_go(shared: &Shared) -> Result<(), String> {
         let stopping = shared.stopping.load(Ordering::SeqCst);
         let now = now_ns()?;
         let mut holding = lock(&shared.holding);
-        let due =
-            if releasing || stopping { holding.take_all() } else { holding.take_due(now, BATCH) };
+        let due = if releasing || stopping {
+            holding.let_all_pass()
+        } else {
+            holding.take_due(now, BATCH)
+        };
         let next = holding.next_due();
         drop(holding);
-        if let Some(Due { last_id, arrivals }) = due {
-            shared.queue.accept_up_to(last_id).map_err(|e| format!("let packets go: {e}"))?;
-            if !(releasing || stopping) {
-                let gone = now_ns()?;
-                let mut times = lock(&shared.times);
-                arrivals.iter().for_each(|arrival| times.record(gone.saturating_sub(*arrival)));
-            }
+        if let Some(Due { ids, all_up_to_last, arrivals }) = due {
+            give(shared, &ids, all_up_to_last, &arrivals)?;
             continue;
+        }
+        if releasing {
+            shared.released.store(true, Ordering::SeqCst);
         }
         if stopping {
             return Ok(());
@@ -247,4 +282,21 @@ fn let_go(shared: &Shared) -> Result<(), String> {
         let mut fds = [PollFd::new(shared.wake.as_fd(), PollFlags::POLLIN)];
         wait(&mut fds, next.map(|due| due.saturating_sub(now_ns().unwrap_or(due))))?;
     }
+}
+
+/// Lets packets go and counts how long they were held. Those of a release have no `arrivals`, and do
+/// not count.
+fn give(shared: &Shared, ids: &[u32], together: bool, arrivals: &[u64]) -> Result<(), String> {
+    // Held throughout: the kernel's answer must not be read before the verdict is known.
+    let (times, verdicts) = &mut *lock(&shared.times);
+    let number = verdicts.number(ids.len(), together);
+    let accepted = match ids.last() {
+        Some(last) if together => shared.queue.accept_up_to(*last, number),
+        _ => shared.queue.accept(ids, number),
+    };
+    accepted.map_err(|e| format!("let packets go: {e}"))?;
+    let gone = now_ns()?;
+    let held_ns = arrivals.iter().map(|arrival| gone.saturating_sub(*arrival)).collect();
+    verdicts.given(number, together, held_ns, times);
+    Ok(())
 }

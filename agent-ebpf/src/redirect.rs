@@ -1,0 +1,75 @@
+//! The way of a delayed packet: off the device into our veth, and from there back to the device.
+//!
+//! An object of its own: the injector loads it without the measuring programs and their maps. Both
+//! programs are attached by tcx links (Linux 6.6), which end with the agent.
+#![no_std]
+#![no_main]
+#![allow(
+    unsafe_code,
+    clippy::undocumented_unsafe_blocks,
+    clippy::missing_safety_doc,
+    missing_docs,
+    unreachable_pub,
+    reason = "the verifier checks every access, and programs are public to the loader, which gives them \
+              an entry point without documentation"
+)]
+
+use aya_ebpf::{
+    bindings::tcx_action_base::TCX_NEXT, helpers::generated::bpf_redirect, macros::classifier,
+    programs::TcContext,
+};
+
+const ETH_P_IP: u32 = (0x0800u16).to_be() as u32;
+const ETH_P_IPV6: u32 = (0x86DDu16).to_be() as u32;
+
+/// Index of the impaired device. Read-only once loaded.
+#[unsafe(no_mangle)]
+static DEVICE: u32 = 0;
+/// Index of our veth beside it.
+#[unsafe(no_mangle)]
+static VETH: u32 = 0;
+
+/// Volatile, or the compiler would fold the zero that stands in the object file.
+#[inline(always)]
+fn constant(place: *const u32) -> u32 {
+    unsafe { core::ptr::read_volatile(place) }
+}
+
+/// Whether the helper bridge can hold it: plain IPv4 and IPv6. A VLAN device passes its packets down
+/// here tagged; they would cross the bridge without a stop.
+#[inline(always)]
+fn can_be_held(ctx: &TcContext) -> bool {
+    let (protocol, tagged) = unsafe { ((*ctx.skb.skb).protocol, (*ctx.skb.skb).vlan_present) };
+    tagged == 0 && (protocol == ETH_P_IP || protocol == ETH_P_IPV6)
+}
+
+/// At the device's egress: what did not come from our veth goes there. `sch_handle_egress`,
+/// net/core/dev.c.
+#[classifier]
+pub fn redirect_away(ctx: TcContext) -> i32 {
+    let veth = constant(&raw const VETH);
+    let came_from = unsafe { (*ctx.skb.skb).ingress_ifindex };
+    if came_from == veth || !can_be_held(&ctx) {
+        return TCX_NEXT;
+    }
+    unsafe { bpf_redirect(veth, 0) as i32 }
+}
+
+/// At our veth's ingress: back to the device. `sch_handle_ingress`, net/core/dev.c.
+#[classifier]
+pub fn redirect_back(ctx: TcContext) -> i32 {
+    if !can_be_held(&ctx) {
+        return TCX_NEXT;
+    }
+    unsafe { bpf_redirect(constant(&raw const DEVICE), 0) as i32 }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
