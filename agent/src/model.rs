@@ -1,6 +1,7 @@
 //! Pure logic: no I/O, no clock, no root.
 
 pub mod aggregate;
+pub mod container;
 pub mod holding;
 pub mod impairment;
 pub mod netem;
@@ -9,5 +10,6 @@ pub mod permission;
 pub mod plan;
 pub mod postgres;
 pub mod proc_net;
+pub mod schedule;
 pub mod session;
 pub mod sql;

@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod clock;
+pub mod container;
 pub mod discover;
 pub mod facts;
 pub mod guardian;
