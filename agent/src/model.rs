@@ -13,3 +13,4 @@ pub mod proc_net;
 pub mod schedule;
 pub mod session;
 pub mod sql;
+pub mod stays;

@@ -13,6 +13,8 @@ pub mod netns_cookie;
 pub mod nfqueue;
 pub mod nft;
 pub mod observe;
+pub mod operator;
 pub mod peer;
 pub mod qdisc;
 pub mod realtime;
+pub mod receipt;

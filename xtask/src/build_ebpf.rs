@@ -1,7 +1,7 @@
 //! `cargo xtask build-ebpf`: compiles the kernel half with nightly and bpf-linker.
 //!
-//! The object goes to `target/agent-ebpf.o`, where `agent/build.rs` looks for it. It is written only
-//! when its bytes changed, so that an unchanged kernel half does not rebuild the agent.
+//! The objects go to `target/*.o`, where `agent/build.rs` looks for them. They are written only when
+//! their bytes changed, so that an unchanged kernel half does not rebuild the agent.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +12,8 @@ use crate::setup::{self, Need};
 use crate::workspace;
 
 const TARGET: &str = "bpfel-unknown-none";
+/// What measures, and what injects: loaded apart from each other.
+const OBJECTS: [&str; 2] = ["agent-ebpf", "agent-receipt"];
 
 /// Arguments of `cargo xtask build-ebpf`.
 #[derive(Debug, clap::Args)]
@@ -21,21 +23,22 @@ pub(crate) struct Args {
     force: bool,
 }
 
-/// Brings what is missing, compiles the object and says where it is.
+/// Brings what is missing, compiles the objects and says where they are.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build], false)?;
-    let object = build(args.force)?;
-    let bytes = std::fs::metadata(&object)?.len();
-    println!("{} ({bytes} bytes)", object.display());
+    for object in build(args.force)? {
+        let bytes = std::fs::metadata(&object)?.len();
+        println!("{} ({bytes} bytes)", object.display());
+    }
     Ok(())
 }
 
-/// Compiles the object; returns its path.
+/// Compiles the objects; returns their paths.
 ///
 /// # Errors
 /// When nightly, rust-src or a fitting bpf-linker is missing (with the command that brings it), or
 /// when the code does not compile.
-pub(crate) fn build(force: bool) -> Result<PathBuf> {
+pub(crate) fn build(force: bool) -> Result<Vec<PathBuf>> {
     if cfg!(target_endian = "big") {
         bail!("only little-endian machines are supported: the wire format and the BPF target are");
     }
@@ -46,12 +49,16 @@ pub(crate) fn build(force: bool) -> Result<PathBuf> {
             .arg(directory());
         workspace::run(&mut clean)?;
     }
-    workspace::run(&mut cargo("build")?).context("the eBPF object was not built")?;
-
-    let built = directory().join(TARGET).join("release/agent-ebpf");
-    let object = workspace::target().join("agent-ebpf.o");
-    copy_if_changed(&built, &object)?;
-    Ok(object)
+    workspace::run(&mut cargo("build")?).context("the eBPF objects were not built")?;
+    OBJECTS
+        .iter()
+        .map(|name| {
+            let built = directory().join(TARGET).join("release").join(name);
+            let object = workspace::target().join(format!("{name}.o"));
+            copy_if_changed(&built, &object)?;
+            Ok(object)
+        })
+        .collect()
 }
 
 /// Runs clippy on the kernel half; any warning is an error.
