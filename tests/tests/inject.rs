@@ -7,6 +7,8 @@ mod delay;
 mod ends;
 #[path = "inject/engine.rs"]
 mod engine;
+#[path = "inject/receipt.rs"]
+mod receipt;
 #[path = "inject/refusals.rs"]
 mod refusals;
 #[path = "inject/support.rs"]
