@@ -7,9 +7,11 @@ fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-check-cfg=cfg(ebpf_object_missing)");
-    for (variable, name) in
-        [("DWELL_EBPF_OBJECT", "agent-ebpf.o"), ("DWELL_REDIRECT_OBJECT", "agent-redirect.o")]
-    {
+    for (variable, name) in [
+        ("DWELL_EBPF_OBJECT", "agent-ebpf.o"),
+        ("DWELL_REDIRECT_OBJECT", "agent-redirect.o"),
+        ("DWELL_RECEIPT_OBJECT", "agent-receipt.o"),
+    ] {
         let object = root.join("target").join(name);
         println!("cargo::rerun-if-changed={}", object.display());
         if object.is_file() {

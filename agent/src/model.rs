@@ -1,6 +1,7 @@
 //! Pure logic: no I/O, no clock, no root.
 
 pub mod aggregate;
+pub mod container;
 pub mod distribution;
 pub mod held_times;
 pub mod holding;
@@ -19,4 +20,5 @@ pub mod rtlink;
 pub mod scheduler;
 pub mod session;
 pub mod sql;
+pub mod stays;
 pub mod text;

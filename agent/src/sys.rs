@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod clock;
+pub mod container;
 pub mod discover;
 pub mod facts;
 pub mod guardian;
@@ -15,9 +16,11 @@ pub mod netns_end;
 pub mod nfqueue;
 pub mod nft;
 pub mod observe;
+pub mod operator;
 pub mod peer;
 pub mod privilege;
 pub mod qdisc;
 pub mod realtime;
+pub mod receipt;
 pub mod stops;
 pub mod tree;

@@ -9,6 +9,8 @@ mod ends;
 mod engine;
 #[path = "inject/options.rs"]
 mod options;
+#[path = "inject/receipt.rs"]
+mod receipt;
 #[path = "inject/refusals.rs"]
 mod refusals;
 #[path = "inject/support.rs"]

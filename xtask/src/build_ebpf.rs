@@ -13,7 +13,7 @@ use crate::workspace;
 
 const TARGET: &str = "bpfel-unknown-none";
 /// What measures, and what injects: loaded apart from each other.
-const OBJECTS: [&str; 2] = ["agent-ebpf", "agent-redirect"];
+const OBJECTS: [&str; 3] = ["agent-ebpf", "agent-redirect", "agent-receipt"];
 
 /// Arguments of `cargo xtask build-ebpf`.
 #[derive(Debug, clap::Args)]

@@ -11,6 +11,7 @@ use clap::{Args as _, FromArgMatches as _, Subcommand};
 
 use super::error::InjectError;
 use crate::model::impairment::Impairment;
+use crate::sys::container;
 use crate::sys::guardian;
 use crate::sys::netns::{Netns, Origin};
 
@@ -75,10 +76,17 @@ struct Namespace {
     /// Network namespace of a process.
     #[arg(long, value_name = "PID", allow_hyphen_values = true)]
     pid: Option<String>,
+    /// Network namespace of a container, by the first digits of its id, as `docker ps` and
+    /// `podman ps` list it.
+    #[arg(long, value_name = "ID")]
+    container: Option<String>,
 }
 
 impl Namespace {
     fn given(&self) -> Result<Option<Netns>, InjectError> {
+        if let Some(id) = &self.container {
+            return Ok(Some(Netns::of_pid(container::first_process(id)?.pid)?));
+        }
         match (&self.netns, &self.pid) {
             (Some(name), _) => Ok(Some(Netns::named(name)?)),
             (None, Some(pid)) => {
@@ -90,6 +98,10 @@ impl Namespace {
     }
 
     fn origin(&self) -> Origin {
+        let inside = self.container.as_ref().and_then(|id| container::first_process(id).ok());
+        if let Some(first) = inside {
+            return Origin::Process(first.pid);
+        }
         match (&self.netns, self.pid.as_ref().and_then(|pid| pid.parse().ok())) {
             (Some(name), _) => Origin::Named(name.clone()),
             (None, Some(pid)) => Origin::Process(pid),

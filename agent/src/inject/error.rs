@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::model::container::ContainerError;
 use crate::model::impairment::{Engine, Feature, ImpairmentError};
 use crate::sys::netns::{NetnsError, Origin};
 
@@ -25,6 +26,20 @@ pub enum InjectError {
     /// A process id that is none.
     #[error("`{0}` is not a process id; give the pid of a running process as this host numbers it")]
     BadPid(String),
+    /// No container, or several.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// The operator would be hit.
+    #[error(
+        "interface `{device}` carries the SSH session that this is typed in (from {peer}): it would \
+             be impaired as well. Add --force if that is meant"
+    )]
+    OwnSession {
+        /// Interface.
+        device: String,
+        /// Where the operator sits.
+        peer: std::net::IpAddr,
+    },
     /// The namespace is missing or closed to us.
     #[error(transparent)]
     Netns(#[from] NetnsError),

@@ -12,12 +12,13 @@ use crate::sys::netem;
 use crate::sys::netlink::Conn;
 use crate::sys::nfqueue::{Delay, NfqueueError};
 use crate::sys::qdisc::QdiscError;
+use crate::sys::receipt::Stays;
 
 /// An engine in force.
 #[derive(Debug)]
 pub(super) enum Running {
     /// The kernel's own, with the process that takes it away should this one be killed.
-    Netem { route: Conn, ward: Ward, guardian: Guardian },
+    Netem { route: Conn, ward: Ward, guardian: Guardian, stays: Result<Box<Stays>, String> },
     /// Ours.
     Nfqueue(Delay),
 }
@@ -34,10 +35,12 @@ impl Running {
                     action: "start the guardian process".to_owned(),
                     source,
                 })?;
+                // Before netem is there, so that no packet of it is missed.
+                let stays = watch(entry);
                 let request = Request::from(&entry.impairment);
                 let delay = netem::add(&mut route, entry.index, &request, before)
                     .map_err(|error| of_qdisc(error, entry))?;
-                Ok((Self::Netem { route, ward, guardian }, delay))
+                Ok((Self::Netem { route, ward, guardian, stays }, delay))
             }
             _ => {
                 let Request { options, delay_table, .. } = Request::from(&entry.impairment);
@@ -50,7 +53,7 @@ impl Running {
 
     pub(super) fn receipt(&self) -> Option<Receipt> {
         match self {
-            Self::Netem { .. } => None,
+            Self::Netem { stays, .. } => stays.as_ref().ok()?.receipt().ok(),
             Self::Nfqueue(delay) => Some(delay.receipt()),
         }
     }
@@ -58,7 +61,9 @@ impl Running {
     /// What the engine does worse here than elsewhere, if it does.
     pub(super) fn weakness(&self) -> Option<String> {
         match self {
-            Self::Netem { .. } => None,
+            Self::Netem { stays, .. } => {
+                stays.as_ref().err().map(|why| format!("what packets get is not measured: {why}"))
+            }
             Self::Nfqueue(delay) => delay.weakness().map(str::to_owned),
         }
     }
@@ -74,7 +79,7 @@ impl Running {
     /// is gone is replaced.
     pub(super) fn failure(&mut self) -> Option<End> {
         match self {
-            Self::Netem { route, ward, guardian } => {
+            Self::Netem { route, ward, guardian, .. } => {
                 match netem::failure(route, ward.index, &ward.before) {
                     Ok(Some(reason)) => Some(End::Failed(reason)),
                     Ok(None) => replace_if_gone(guardian, ward),
@@ -91,11 +96,12 @@ impl Running {
     pub(super) fn clear(mut self, entry: &Entry) -> Result<Outcome, InjectError> {
         let dropped = self.dropped();
         match self {
-            Self::Netem { mut route, ward, guardian } => {
+            Self::Netem { mut route, ward, guardian, stays } => {
+                let receipt = stays.ok().and_then(|stays| stays.receipt().ok());
                 let restored = netem::restore(&mut route, ward.index, &ward.before);
                 drop(guardian);
                 let lost = restored.map_err(|error| of_qdisc(error, entry))?.lost;
-                Ok(Outcome { receipt: None, dropped, lost })
+                Ok(Outcome { receipt, dropped, lost })
             }
             Self::Nfqueue(delay) => {
                 let account = delay.clear().map_err(|error| of_nfqueue(error, entry))?;
@@ -104,6 +110,14 @@ impl Running {
             }
         }
     }
+}
+
+/// Watches what packets get of the root qdisc of the interface; of what arrives, an ifb's has them.
+fn watch(entry: &Entry) -> Result<Box<Stays>, String> {
+    if entry.direction.arrives() {
+        return Err("it is for what leaves only".to_owned());
+    }
+    Stays::watch(entry.index).map(Box::new).map_err(|error| error.to_string())
 }
 
 /// An agent without a guardian would leave its qdisc behind if it were killed.

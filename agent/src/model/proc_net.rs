@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// State column of a listening socket.
 const LISTEN: &str = "0A";
+/// State column of an established connection.
+const ESTABLISHED: &str = "01";
 
 /// A listening TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,33 @@ pub fn listeners(text: &str) -> impl Iterator<Item = Listener> {
         }
         let inode = fields.nth(5)?.parse().ok()?;
         Some(Listener { address: address(local)?, inode })
+    })
+}
+
+/// An established TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// This end. A v4-mapped address is given as IPv4.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Inode of the socket, as in `/proc/PID/fd`.
+    pub inode: u64,
+}
+
+/// The established connections of `/proc/PID/net/tcp` or `tcp6`. Lines that cannot be read are
+/// skipped.
+pub fn connections(text: &str) -> impl Iterator<Item = Connection> {
+    text.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (local, remote, state, inode) =
+            (fields.get(1)?, fields.get(2)?, fields.get(3)?, fields.get(9)?);
+        (*state == ESTABLISHED).then_some(())?;
+        Some(Connection {
+            local: address(local)?,
+            remote: address(remote)?,
+            inode: inode.parse().ok()?,
+        })
     })
 }
 
@@ -111,6 +140,16 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_endian = "little")]
+    fn connections_are_read() {
+        let found: Vec<_> = connections(TCP).chain(connections(TCP6)).collect();
+        let [one] = found[..] else { panic!("{found:?}") };
+        assert_eq!(one.local, "127.0.0.1:8080".parse().unwrap());
+        assert_eq!(one.remote, "127.0.0.1:54321".parse().unwrap());
+        assert_eq!(one.inode, 0);
+    }
+
+    #[test]
     fn fits() {
         let listener = |address: &str| Listener { address: address.parse().unwrap(), inode: 1 };
         for (listens, wanted, fit) in [
@@ -139,6 +178,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in "(\\PC*\n){0,4}") {
             let _ = listeners(&text).count();
+            let _ = connections(&text).count();
             let _ = listen_drops(&text);
         }
     }

@@ -117,8 +117,11 @@ impl KernelTypes {
         self.btf.resolve_types_by_name(name).unwrap_or_default()
     }
 
-    /// Offset of a field in bytes.
-    fn bytes(&self, of: &str, field: &str) -> Result<u32, BtfError> {
+    /// Offset of a field in bytes, members of anonymous structs and unions included.
+    ///
+    /// # Errors
+    /// [`BtfError::Missing`] with the field's name.
+    pub fn bytes(&self, of: &str, field: &str) -> Result<u32, BtfError> {
         self.bits(of, field).map(|bits| bits / 8)
     }
 

@@ -111,6 +111,14 @@ pub enum Life {
     Gone,
 }
 
+/// The interface that carries `ip` in the calling thread's namespace, if it is local there.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn device_of(ip: std::net::IpAddr) -> std::io::Result<Option<String>> {
+    Ok(Inside::look()?.device_of(ip).map(str::to_owned))
+}
+
 /// A namespace with what listens in it.
 struct Namespace {
     netns: Netns,

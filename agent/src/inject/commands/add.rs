@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use agent_common::duration;
 use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -16,7 +17,7 @@ use crate::inject::engines::require_root;
 use crate::inject::error::{InjectError, clear_command};
 use crate::model::impairment::{Direction, EngineChoice};
 use crate::sys::netns::Netns;
-use crate::sys::stops;
+use crate::sys::{discover, operator, stops};
 
 /// How soon a signal is noticed.
 const SIGNAL_LATENCY: Duration = Duration::from_millis(20);
@@ -44,6 +45,12 @@ pub(super) struct Args {
     /// How to impair.
     #[arg(long, value_enum, default_value_t)]
     engine: EngineChoice,
+    /// End by itself after this time, such as 30s or 5min.
+    #[arg(long = "for", value_name = "TIME", value_parser = time)]
+    length: Option<Duration>,
+    /// Also where the SSH session that this is typed in goes through the interface.
+    #[arg(long)]
+    force: bool,
     /// Return as soon as the impairment is in force; a background process holds it until
     /// `agent inject clear`.
     #[arg(long)]
@@ -80,6 +87,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(netns) => netns,
         None => Netns::current().map_err(InjectError::from)?,
     };
+    if !args.force {
+        refuse_own_session(&netns, &args.dev)?;
+    }
     let scope =
         Scope { netns, device: args.dev.clone(), direction: args.direction, replace: args.replace };
     let active = apply(&impairment, &scope, args.engine)?;
@@ -93,7 +103,35 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         say(&format!("end it with Ctrl-C or `{}`", args.clear_command()));
     }
-    hold(active, &ending)
+    hold(active, &ending, args.length)
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(Duration::ZERO) => Err("no time at all; give one such as 30s".to_owned()),
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
+}
+
+/// Whoever types over SSH should not cut off the branch they sit on.
+fn refuse_own_session(netns: &Netns, device: &str) -> anyhow::Result<()> {
+    let Some(session) = operator::ssh_session() else { return Ok(()) };
+    if session.netns_inode != netns.inode() {
+        return Ok(());
+    }
+    let local = session.connection.local.ip();
+    let carries = netns
+        .run(|| discover::device_of(local))
+        .map_err(InjectError::from)?
+        .context("cannot tell which interface carries the SSH session")?;
+    if carries.as_deref() == Some(device) {
+        return Err(InjectError::OwnSession {
+            device: device.to_owned(),
+            peer: session.connection.remote.ip(),
+        }
+        .into());
+    }
+    Ok(())
 }
 
 impl Args {
@@ -129,9 +167,14 @@ fn way(direction: Direction) -> &'static str {
     }
 }
 
-fn hold(active: ActiveImpairment, ending: &AtomicBool) -> anyhow::Result<ExitCode> {
+fn hold(
+    active: ActiveImpairment,
+    ending: &AtomicBool,
+    length: Option<Duration>,
+) -> anyhow::Result<ExitCode> {
+    let start = Instant::now();
     let end = loop {
-        if ending.load(Ordering::SeqCst) {
+        if ending.load(Ordering::SeqCst) || length.is_some_and(|length| start.elapsed() >= length) {
             break None;
         }
         if let Some(end) = active.wait(SIGNAL_LATENCY) {
