@@ -15,3 +15,5 @@ mod receipt;
 mod refusals;
 #[path = "inject/support.rs"]
 mod support;
+#[path = "inject/targets.rs"]
+mod targets;
