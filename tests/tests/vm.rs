@@ -39,5 +39,5 @@ fn the_agent_injects_and_measures_under_6_1() -> Result<()> {
     lab.start_postgres(&PostgresSpec::study(ROWS))?;
     drop(lab);
 
-    vm::run_ignored_tests("6.1", 1200, &INSIDE, &[])
+    vm::run_ignored_tests("6.1", 600, &INSIDE, &[])
 }

@@ -33,7 +33,7 @@ pub(crate) fn boot(series: &str, count: u32) -> Result<()> {
     };
     println!("{SEED}={seed}");
     let variables = [(SEED, seed.to_string()), (COUNT, count.to_string())];
-    vm::run_ignored_tests(series, 1200, &["conformance::conforms"], &variables)
+    vm::run_ignored_tests(series, 900, &["conformance::conforms"], &variables)
 }
 
 #[test]
