@@ -45,6 +45,7 @@ fn the_whole_job() -> Result<()> {
     inject_100_ms(&lab)?;
     let delayed = measure(&lab)?;
     delayed.is_complete();
+    the_receipt_tells_the_delay()?;
     step("clearing");
     agent(&["inject", "clear", "--netns", &lab.network().name(Side::Server)])?;
     state::assert_unchanged(&before, Some(&lab))?;
@@ -104,6 +105,18 @@ fn inject_100_ms(lab: &Lab) -> Result<()> {
     let listed = ours["delay_ns"].as_f64().context("list shows no delay")?;
     assert!((seconds * 1e9 - listed).abs() < 1.0, "tc: {seconds} s, list: {listed} ns");
     assert_eq!(listed, DELAY_NS as f64);
+    Ok(())
+}
+
+/// What packets got of netem, as the kernel half counted it.
+fn the_receipt_tells_the_delay() -> Result<()> {
+    let listed: Vec<Value> = serde_json::from_str(&agent(&["inject", "list", "--json"])?)?;
+    let receipt = &listed[0]["receipt"];
+    println!("{receipt}");
+    let p50 = receipt["p50_ns"].as_u64().context("no median")?;
+    // A cell of the histogram is 1/256 wide; an emulated timer may be late.
+    assert!((DELAY_NS - DELAY_NS / 256..DELAY_NS * 3 / 2).contains(&p50), "{receipt}");
+    assert!(receipt["packets"].as_u64().is_some_and(|packets| packets >= 20), "{receipt}");
     Ok(())
 }
 
