@@ -110,6 +110,13 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
             kernel.lost_events
         ));
     }
+    let missed = kernel.and_then(|kernel| kernel.counters.get("probe_missed")).copied();
+    if let Some(missed) = missed.filter(|&missed| missed > 0) {
+        notes.push(format!(
+            "the kernel skipped a probe {missed} times, since it was at work on the same processor: \
+             of any connection of the host, so that marks of this service may be among them"
+        ));
+    }
     if let Some(accounts) = accounts {
         ledger(accounts, &mut reasons, &mut notes);
     }

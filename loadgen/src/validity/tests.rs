@@ -118,7 +118,8 @@ fn at_a_threshold_a_run_is_valid() {
 
 #[test]
 fn notes_do_not_make_a_run_invalid() {
-    let validity = valid_after(|run, _, accounts| {
+    let validity = valid_after(|run, kernel, accounts| {
+        kernel.counters.insert("probe_missed".to_owned(), 7);
         accounts.ledger.client_wait_known = Some(0.0);
         accounts.ledger.scope = "run".to_owned();
         let data = run.kernel.as_mut().unwrap();
@@ -127,7 +128,13 @@ fn notes_do_not_make_a_run_invalid() {
         data.totals.as_mut().unwrap().unix_database = Some(path);
     });
     let notes = validity.notes.join("\n");
-    for part in ["a notice", "Unix socket /run/postgresql", "client_wait was", "the whole run"] {
+    for part in [
+        "skipped a probe 7 times",
+        "a notice",
+        "Unix socket /run/postgresql",
+        "client_wait was",
+        "the whole run",
+    ] {
         assert!(notes.contains(part), "{notes}");
     }
 }
