@@ -1,19 +1,13 @@
 //! Running a part of a test binary in a virtual machine, under another kernel.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-
-/// What `cargo xtask vm` says of a machine that did not come to its job's end in time.
-const HUNG: &str = "did not finish";
 
 /// Boots Debian's kernel `series` through `cargo xtask vm`, and in it runs these ignored tests of
 /// the calling binary, one after the other. Their output is passed on. The variables' names have to
 /// begin with `DWELL_`.
-///
-/// A machine that hangs is booted once more: an emulated processor that waits for another one's
-/// answer has been seen to wait for ever on a busy host. What hangs in Dwell hangs both times.
 ///
 /// # Errors
 /// When the machine does not come up, a test fails, or others than these ran.
@@ -24,27 +18,19 @@ pub fn run_ignored_tests(
     variables: &[(&str, String)],
 ) -> Result<()> {
     let test = std::env::current_exe()?;
-    let boot = || -> Result<Output> {
-        let output = Command::new(xtask()?)
-            .args(["vm", "--kernel", series, "--timeout", &timeout_s.to_string(), "--"])
-            .arg(&test)
-            .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])
-            .args(names)
-            .envs(variables.iter().map(|(name, value)| (name, value)))
-            .output()
-            .context("cannot start xtask")?;
-        println!("{}", String::from_utf8_lossy(&output.stdout));
-        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        Ok(output)
-    };
-    let mut output = boot()?;
-    if !output.status.success() && String::from_utf8_lossy(&output.stderr).contains(HUNG) {
-        println!("the machine hung; once more");
-        output = boot()?;
-    }
+    let output = Command::new(xtask()?)
+        .args(["vm", "--kernel", series, "--timeout", &timeout_s.to_string(), "--"])
+        .arg(test)
+        .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])
+        .args(names)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .output()
+        .context("cannot start xtask")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "in the virtual machine ({series}): {}", output.status);
     let passed = format!("test result: ok. {} passed; 0 failed", names.len());
-    let said = String::from_utf8_lossy(&output.stdout);
     ensure!(said.contains(&passed), "other tests ran");
     Ok(())
 }

@@ -148,7 +148,9 @@ fn command(kernel: &Kernel, initrd: &Path, console: &Path) -> Result<Command> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "SIGKILL", "--"]).arg(qemu);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
-    command.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]);
+    // One host thread for both processors: with two, one that runs over code which the other patches
+    // (attaching a probe does that to the scheduler) can stay in the old translation for ever.
+    command.args(["-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max"]);
     command.args(["-smp", "2", "-m", "4G"]);
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
     command.args(["-append", "console=ttyS0 panic=-1 random.trust_cpu=on mitigations=off"]);
