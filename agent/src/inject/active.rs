@@ -15,6 +15,7 @@ use super::recover;
 use super::registry::{self, Entry};
 use super::running::{Running, of_qdisc};
 use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment, Receipt};
+use crate::model::rtlink;
 use crate::sys::link::{self, Link};
 use crate::sys::netem;
 use crate::sys::netlink::{Conn, Refusal};
@@ -113,7 +114,7 @@ pub fn apply(
         started: registry::start_time(pid).unwrap_or(0),
         engine,
         impairment: impairment.clone(),
-        direction: scope.direction,
+        direction: direction(scope, engine, &link),
         device: link.name,
         index: link.index,
         netns: scope.netns.label().to_owned(),
@@ -127,6 +128,15 @@ pub fn apply(
     // Sockets and the guardian belong to the namespace of the thread that makes them.
     let own = qdisc::own_handle(number);
     scope.netns.run(|| start(entry, own, why, presence, scope.replace))?
+}
+
+/// On loopback every packet leaves and arrives: once is enough, as with the other engine.
+fn direction(scope: &Scope, engine: Engine, link: &Link) -> Direction {
+    if engine == Engine::Netem && link.hardware == rtlink::ARPHRD_LOOPBACK {
+        Direction::Egress
+    } else {
+        scope.direction
+    }
 }
 
 fn kernel(action: &'static str) -> impl Fn(Refusal) -> InjectError {

@@ -132,7 +132,10 @@ fn ms(ns: u64) -> String {
 fn outcome_text(outcome: &super::Outcome) -> String {
     let mut dropped = match outcome.dropped {
         0 => "none was dropped or let through undelayed".to_owned(),
-        n => format!("{} dropped or let through undelayed: the queue was full", packets(n)),
+        n => format!(
+            "{} dropped or let through undelayed: the queue was full, or they were to be lost",
+            packets(n)
+        ),
     };
     if outcome.lost > 0 {
         dropped += &format!("; {} in it were lost when it was taken away", packets(outcome.lost));

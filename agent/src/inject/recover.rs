@@ -43,7 +43,7 @@ pub(super) fn stale(wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, Injec
     for entry in dead {
         // A namespace that cannot be found has ended, and its interfaces with it.
         let put_back = match namespaces.get(&entry.netns_inode) {
-            Some(netns) => netns.run(|| put_back(&entry)).map_err(InjectError::from).flatten(),
+            Some(netns) => netns.run(|| clean_up(&entry)).map_err(InjectError::from).flatten(),
             None => Ok(()),
         };
         match put_back {
@@ -57,11 +57,18 @@ pub(super) fn stale(wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, Injec
     first_error.map_or(Ok(cleaned), Err)
 }
 
-/// Puts the interface of `entry` back as it was, in the calling thread's namespace.
-pub(super) fn put_back(entry: &Entry) -> Result<(), InjectError> {
-    if entry.engine == Engine::Nfqueue {
-        return Delay::remove_stale(entry.index).map_err(|error| of_nfqueue(error, entry));
+fn clean_up(entry: &Entry) -> Result<(), InjectError> {
+    match entry.engine {
+        Engine::Netem => put_back(entry),
+        Engine::Nfqueue => {
+            Delay::await_stale(entry.index).map_err(|error| of_nfqueue(error, entry))
+        }
     }
+}
+
+/// Puts the interface of `entry` back as it was, in the calling thread's namespace. What nfqueue made
+/// goes with its sockets.
+pub(super) fn put_back(entry: &Entry) -> Result<(), InjectError> {
     let Some(before) = &entry.before else { return Ok(()) };
     let mut route = link::open().map_err(|refusal| InjectError::Kernel {
         action: "open rtnetlink".to_owned(),

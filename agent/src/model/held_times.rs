@@ -78,10 +78,17 @@ impl HeldTimes {
 
 /// Verdicts of which the kernel may still say that it had no such packets any more: it drops what is
 /// queued when an interface goes down or somebody's hook goes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Verdicts {
     recent: VecDeque<Verdict>,
     next: u32,
+}
+
+impl Default for Verdicts {
+    /// Numbers begin at 1: requests that nobody counts have 0.
+    fn default() -> Self {
+        Self { recent: VecDeque::new(), next: 1 }
+    }
 }
 
 #[derive(Debug)]

@@ -14,6 +14,8 @@ pub const GETLINK: u16 = 18;
 pub const IFINFOMSG: usize = 16;
 /// `ARPHRD_ETHER`: frames begin with an Ethernet header.
 pub const ARPHRD_ETHER: u16 = 1;
+/// `ARPHRD_LOOPBACK`: what leaves arrives.
+pub const ARPHRD_LOOPBACK: u16 = 772;
 /// Largest MTU of a veth.
 const MTU_MAX: u32 = 65_535;
 

@@ -93,7 +93,8 @@ pub fn add(
     before: &Before,
 ) -> Result<Duration, QdiscError> {
     let added = try_add(route, index, request, before.own);
-    if added.is_err() {
+    // What exists is another agent's.
+    if added.as_ref().is_err_and(|error| !matches!(error, QdiscError::Exists)) {
         restore(route, index, before)?;
     }
     added
@@ -174,20 +175,32 @@ pub fn root(route: &mut Conn, index: i32) -> Result<Option<Root>, QdiscError> {
 /// The kernel refused, or the interface is not as it was.
 pub fn restore(route: &mut Conn, index: i32, before: &Before) -> Result<Restored, QdiscError> {
     let links = list(route)?;
-    let Some(ifb) = links.iter().find(|link| serves(link) == Some(index)) else {
-        return Ok(Restored::default());
-    };
-    let held = qdisc::root(route, ifb.index).map_or(0, |root| root.held);
-    // The redirect first: without its ifb it would swallow every packet.
-    let unhooked = match links.iter().find(|link| link.index == index) {
-        Some(link) => unhook(route, link, before),
-        None => Ok(()),
-    };
-    match link::remove(route, ifb.index) {
-        Ok(()) | Err(Refusal { errno: Errno::ENODEV, .. }) => {}
-        Err(refusal) => return Err(QdiscError::refused("remove the ifb device")(refusal)),
+    let ifb = links.iter().find(|link| serves(link) == Some(index));
+    let mut held = 0;
+    if let Some(ifb) = ifb {
+        let root = qdisc::root(route, ifb.index)?;
+        if root.is_ours() && !root.is_own(before.own) {
+            // Another agent's, who came after.
+            return Ok(Restored::default());
+        }
+        held = root.held;
     }
-    unhooked.map(|()| Restored { removed: true, lost: held })
+    // The redirect first: without its ifb it swallows every packet, so it is looked for in any case.
+    let mut removed = false;
+    if let Some(link) = links.iter().find(|link| link.index == index) {
+        removed = clsact(route, index)?.is_some() && count(route, index, FILTERS_IN, true)? > 0;
+        if removed || ifb.is_some() {
+            unhook(route, link, before)?;
+        }
+    }
+    if let Some(ifb) = ifb {
+        removed = true;
+        match link::remove(route, ifb.index) {
+            Ok(()) | Err(Refusal { errno: Errno::ENODEV, .. }) => {}
+            Err(refusal) => return Err(QdiscError::refused("remove the ifb device")(refusal)),
+        }
+    }
+    Ok(Restored { removed, lost: held })
 }
 
 fn unhook(route: &mut Conn, link: &Link, before: &Before) -> Result<(), QdiscError> {

@@ -30,6 +30,7 @@ use crate::model::held_times::HeldTimes;
 use crate::model::holding::{Holding, Tally};
 use crate::model::impairment::{Direction, Receipt};
 use crate::model::netem::NetemOptions;
+use crate::model::rtlink;
 use crate::model::scheduler::{Scheduler, Unable};
 
 /// Queue numbers that are tried, in order.
@@ -37,8 +38,6 @@ const QUEUE_NUMBERS: std::ops::Range<u16> = 53_249..53_505;
 /// Room in the kernel beyond the limit, which this process enforces: for packets of which it has not
 /// heard yet. What finds no room passes undelayed, and is counted.
 const SLACK: u32 = 4_096;
-/// `ARPHRD_LOOPBACK`.
-const LOOPBACK: u16 = 772;
 
 /// Why the engine could not start, or what it died of.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +157,7 @@ impl Delay {
         let device = link::find(&mut route, |link| link.index == index)
             .map_err(NfqueueError::refused("find the interface"))?;
         drop(route);
-        if device.hardware == LOOPBACK {
+        if device.hardware == rtlink::ARPHRD_LOOPBACK {
             let path = Path::by_rule(Place::In(index), &device, ready, room)?;
             return Ok(Self { paths: vec![path], weakness: None });
         }
@@ -189,14 +188,15 @@ impl Delay {
         Self::start(1, &options, None, Direction::Egress)?.clear().map(drop)
     }
 
-    /// Removes what a killed agent's impairment of interface `index` left in the calling thread's
-    /// namespace. The kernel does it too, but up to a second later.
+    /// Waits until what a killed agent's impairment of interface `index` left in the calling thread's
+    /// namespace is gone: the kernel removes it, up to a second later. What stays longer is a live
+    /// agent's.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn remove_stale(index: i32) -> Result<(), NfqueueError> {
-        bridge::remove_stale(index)
-            .map_err(NfqueueError::refused("remove what a killed agent left"))
+    pub fn await_stale(index: i32) -> Result<(), NfqueueError> {
+        bridge::await_stale(index)
+            .map_err(NfqueueError::refused("look for what a killed agent left"))
     }
 
     /// Why what leaves is held at POSTROUTING, if it is: TCP then keeps only about two segments of a
@@ -214,7 +214,7 @@ impl Delay {
 
     /// Everything that is known of packets so far. Costs some system calls.
     pub fn account(&mut self) -> Account {
-        let dropped = self.dropped();
+        let dropped = self.paths.iter_mut().map(Path::dropped).sum();
         let tallies = self.paths.iter().map(Path::tally);
         account(self.receipt(), tallies, dropped)
     }
@@ -222,7 +222,7 @@ impl Delay {
     /// Packets that were dropped or let through undelayed for want of room. Reading it costs some
     /// system calls.
     pub fn dropped(&mut self) -> u64 {
-        self.paths.iter_mut().map(Path::dropped).sum()
+        self.paths.iter_mut().map(|path| path.dropped() + path.tally().full).sum()
     }
 
     /// Why it no longer works, if it does not. Costs a system call or two.
@@ -235,7 +235,11 @@ impl Delay {
     /// # Errors
     /// The kernel refused a step; what is left of it goes with this process's sockets.
     pub fn clear(self) -> Result<Account, NfqueueError> {
-        let ended: Vec<_> = self.paths.into_iter().map(Path::clear).collect();
+        let mut paths = self.paths;
+        let settled: Vec<_> = paths.iter_mut().map(Path::settle).collect();
+        let settled: Vec<path::Settled> = settled.into_iter().collect::<Result<_, _>>()?;
+        let ended: Vec<_> =
+            paths.into_iter().zip(&settled).map(|(path, settled)| path.end(settled)).collect();
         let ended: Vec<path::Ended> = ended.into_iter().collect::<Result<_, _>>()?;
         let dropped = ended.iter().map(|path| path.dropped).sum();
         let tallies = ended.iter().map(|path| path.tally);

@@ -69,10 +69,13 @@ fn family(family: u8, resource: u16) -> Attrs {
     Attrs::new().raw(&[family, 0, resource[0], resource[1]])
 }
 
-/// Name of the table for interface `index`. One per interface: the kernel itself then refuses a
-/// second impairment.
-fn table_name(index: i32) -> String {
-    format!("dwell_{index}")
+/// Name of the table for a place. One for each: the kernel itself then refuses a second impairment.
+fn table_name(place: Place) -> String {
+    match place {
+        Place::In(index) => format!("dwell_{index}_in"),
+        Place::Out(index) => format!("dwell_{index}_out"),
+        Place::Bridge(index) => format!("dwell_{index}"),
+    }
 }
 
 /// Where packets are sent to the queue.
@@ -97,12 +100,6 @@ impl Place {
             Self::Bridge(_) => (HOOK_PREROUTING, -301, None),
         }
     }
-
-    const fn index(self) -> i32 {
-        match self {
-            Self::In(index) | Self::Out(index) | Self::Bridge(index) => index,
-        }
-    }
 }
 
 /// Tables (IPv4 and IPv6) that send packets to a queue. They vanish when this is dropped, or with
@@ -121,7 +118,7 @@ impl QueueRules {
     /// kernel says where it lacks a part.
     pub fn add(place: Place, queue: u16) -> Result<Self, Refusal> {
         let mut conn = Conn::open(NETLINK_NETFILTER)?;
-        let table = table_name(place.index());
+        let table = table_name(place);
         let requests: Vec<Request> =
             FAMILIES.iter().flat_map(|f| requests(*f, &table, place, queue)).collect();
         batch(&mut conn, &requests)?;

@@ -133,7 +133,7 @@ pub(super) struct Options {
     /// Bytes per slot at most.
     #[arg(long, value_name = "BYTES", requires = "slots")]
     slot_bytes: Option<u32>,
-    /// Packets held at most; more are dropped (nfqueue: let through) [default: 100000].
+    /// Packets held at most; more are dropped [default: 100000].
     #[arg(long, value_name = "PACKETS")]
     limit: Option<u32>,
     /// Seed of the random numbers: the same one makes the same decisions (netem: Linux 6.6).

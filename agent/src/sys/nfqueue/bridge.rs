@@ -72,15 +72,18 @@ fn outer_name(device: i32) -> String {
     format!("dwell{device}")
 }
 
-/// Removes from the calling thread's namespace what an agent that is gone had there for `device`; the
-/// kernel does it too, a moment later.
-pub(super) fn remove_stale(device: i32) -> Result<(), Refusal> {
+/// Waits until the kernel has removed from the calling thread's namespace what an agent that is gone
+/// had there for `device`. Not removed here: another agent, whose files are elsewhere, may have the
+/// same name there by now.
+pub(super) fn await_stale(device: i32) -> Result<(), Refusal> {
+    const PATIENCE: Duration = Duration::from_secs(2);
     let (mut route, name) = (link::open()?, outer_name(device));
-    let left = link::list(&mut route)?.into_iter().find(|link| link.name == name);
-    match left.map(|link| link::remove(&mut route, link.index)) {
-        Some(Err(refusal)) if refusal.errno != Errno::ENODEV => Err(refusal),
-        _ => Ok(()),
+    let start = Instant::now();
+    while link::list(&mut route)?.iter().any(|link| link.name == name) && start.elapsed() < PATIENCE
+    {
+        std::thread::sleep(Duration::from_millis(10));
     }
+    Ok(())
 }
 
 fn unsupported(reason: impl Into<String>) -> NfqueueError {

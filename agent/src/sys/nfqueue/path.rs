@@ -38,6 +38,13 @@ pub(super) struct Path {
     passed_over: AtomicU64,
 }
 
+/// What became of packets on a way that takes no more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settled {
+    tally: Tally,
+    dropped: u64,
+}
+
 /// What a way came to.
 #[derive(Debug)]
 pub(super) struct Ended {
@@ -131,8 +138,9 @@ impl Path {
         self.threads.failure().or_else(|| self.bridge.as_mut().and_then(Bridge::failure))
     }
 
-    /// Lets every packet go and takes the way down.
-    pub(super) fn clear(mut self) -> Result<Ended, NfqueueError> {
+    /// Lets every packet go and sends no more here. Removing a table makes the kernel drop all that is
+    /// queued in its namespace, so every path is settled before any is [ended](Self::end).
+    pub(super) fn settle(&mut self) -> Result<Settled, NfqueueError> {
         let dropped = self.dropped();
         // What is held goes first, and what comes meanwhile follows through the queue: no packet
         // overtakes another.
@@ -147,11 +155,16 @@ impl Path {
             std::thread::sleep(Duration::from_millis(1));
             inside = self.inside();
         }
-        let tally = self.tally();
+        Ok(Settled { tally: self.tally(), dropped: dropped + inside })
+    }
+
+    /// Takes the way down.
+    pub(super) fn end(mut self, settled: &Settled) -> Result<Ended, NfqueueError> {
         self.threads.stop();
         drop(self.bridge.take());
         self.rules.remove().map_err(NfqueueError::refused("remove the nftables tables"))?;
-        Ok(Ended { times: self.threads.times(), tally, dropped: dropped + inside })
+        let Settled { tally, dropped } = *settled;
+        Ok(Ended { times: self.threads.times(), tally, dropped })
     }
 
     /// Packets that are still on their way, as far as is known: those that a bridge swallowed, such

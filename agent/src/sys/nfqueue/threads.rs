@@ -202,14 +202,15 @@ fn read(shared: &Shared) -> Result<(), String> {
             }
         }
         let after = holding.next_due();
+        // Before the other thread may let go all up to a number: those in between would go as well.
+        shared.queue.refuse(&drops).map_err(|e| format!("drop packets: {e}"))?;
+        drops.clear();
         drop(holding);
         // The other thread sleeps until the first was due.
         let earlier = after.is_some_and(|after| before.is_none_or(|before| after < before));
         if earlier || shared.releasing.load(Ordering::SeqCst) {
             wake(&shared.wake);
         }
-        shared.queue.refuse(&drops).map_err(|e| format!("drop packets: {e}"))?;
-        drops.clear();
     }
     Ok(())
 }
@@ -248,6 +249,8 @@ fn let_go(shared: &Shared) -> Result<(), String> {
     set_timerslack(1).map_err(|e| format!("set the timer slack: {e}"))?;
     prefer();
     loop {
+        // First, so that a wake-up after the looks that follow is not lost.
+        let _ = shared.wake.read();
         let releasing = shared.releasing.load(Ordering::SeqCst);
         let stopping = shared.stopping.load(Ordering::SeqCst);
         let now = now_ns()?;
@@ -268,16 +271,6 @@ fn let_go(shared: &Shared) -> Result<(), String> {
         }
         if stopping {
             return Ok(());
-        }
-        let _ = shared.wake.read();
-        // What came between the look above and the read is in `holding` now.
-        if next.is_none() && !lock(&shared.holding).is_empty() {
-            continue;
-        }
-        if shared.releasing.load(Ordering::SeqCst) != releasing
-            || shared.stopping.load(Ordering::SeqCst)
-        {
-            continue;
         }
         let mut fds = [PollFd::new(shared.wake.as_fd(), PollFlags::POLLIN)];
         wait(&mut fds, next.map(|due| due.saturating_sub(now_ns().unwrap_or(due))))?;
