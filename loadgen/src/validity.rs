@@ -21,6 +21,11 @@ pub const CLIENT_WAIT_MAX: f64 = 0.02;
 pub const ENGINE_RUNQUEUE_MAX: f64 = 0.10;
 /// At most this share of the run may an engine thread of the load generator compute.
 pub const ENGINE_CPU_MAX: f64 = 0.95;
+/// So many failures in a row, for so long at least, and for so many times the mean time between two
+/// successes: the service has stopped answering.
+const FAILED_SINCE_MIN: usize = 10;
+const SILENCE_MIN_NS: u64 = 500_000_000;
+const SILENCE_GAPS: u64 = 5;
 /// Below this share of requests with a measured `client_wait` that is told.
 const CLIENT_WAIT_KNOWN_MIN: f64 = 0.99;
 
@@ -75,6 +80,7 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
             run.records.len()
         ));
     }
+    reasons.extend(stopped_answering(run));
     reasons.extend(generator_short(run));
     if let Some(data) = &run.kernel {
         if let Some(at) = data.lost_at {
@@ -121,6 +127,29 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
         ledger(accounts, &mut reasons, &mut notes);
     }
     Validity { valid: reasons.is_empty(), reasons, notes }
+}
+
+/// Whether the service failed everybody from some moment on: the rate is that of the time before.
+fn stopped_answering(run: &RunData) -> Option<String> {
+    let ended = |wanted: fn(Outcome) -> bool| {
+        run.records.iter().filter(move |record| wanted(record.outcome)).map(|record| record.c4)
+    };
+    let successes = || ended(|outcome| outcome == Outcome::Success);
+    let (first, last) = (successes().min()?, successes().max()?);
+    let failed = ended(|outcome| matches!(outcome, Outcome::Failed(_)));
+    let failed_since = failed.filter(|&at| at > last).count();
+    let gap = (last - first) / (successes().count().max(2) as u64 - 1);
+    let silence = run.end.saturating_sub(last);
+    let stopped = failed_since >= FAILED_SINCE_MIN
+        && silence >= SILENCE_MIN_NS
+        && silence >= SILENCE_GAPS * gap;
+    stopped.then(|| {
+        format!(
+            "no request succeeded in the last {:.1} s, and {failed_since} failed: has the service \
+             ended?",
+            silence as f64 / 1e9
+        )
+    })
 }
 
 /// What the agent told of. A service that ended or a delay that did, before the users were stopped,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::AgentError;
+use crate::record::{AgentError, Failure};
 use crate::{
     join::join, kernel_stats::kernel, ledger, report::model::Stage as Line, simulate,
     simulate::SECOND,
@@ -137,4 +137,24 @@ fn notes_do_not_make_a_run_invalid() {
     ] {
         assert!(notes.contains(part), "{notes}");
     }
+}
+
+#[test]
+fn a_service_that_fails_everybody_at_the_end_has_stopped() {
+    let refused = |wanted: fn(usize, u64, u64) -> bool| {
+        let (mut run, ..) = good();
+        let end = run.end;
+        for (index, record) in run.records.iter_mut().enumerate() {
+            if record.outcome == Outcome::Success && wanted(index, record.c4, end) {
+                record.outcome = Outcome::Failed(Failure::ConnectRefused);
+            }
+        }
+        stopped_answering(&run)
+    };
+    let told = refused(|_, at, end| at + 3 * SECOND > end).unwrap();
+    assert!(told.contains("in the last 3."), "{told}");
+    // Few get through all the time; or a stumble in the middle.
+    assert_eq!(refused(|index, _, _| index % 20 != 0), None);
+    assert_eq!(refused(|_, at, end| at + 9 * SECOND > end && at + 3 * SECOND < end), None);
+    assert_eq!(refused(|_, _, _| false), None);
 }
