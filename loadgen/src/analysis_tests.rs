@@ -267,7 +267,18 @@ fn without_an_agent_there_is_only_the_client() {
     assert!(cell.validity.valid && cell.client.successes > 1000);
     assert!(cell.kernel.is_none() && cell.ledger.is_none() && cell.explanation.is_none());
     let prediction = predict(&cell, 100 * MS);
-    assert!(prediction.assumptions[0].contains("without the agent"), "{prediction:?}");
+    let reason = prediction.no_prediction.clone().unwrap();
+    assert!(reason.contains("without the agent"), "{reason}");
+
+    // A run that is compared with it says so.
+    let delayed = simulate::io_read("delayed", "sync", 100).one_at_a_time(1);
+    let compared = with(&delayed, prediction);
+    let story = explanation(&compared).sentences.join(" ");
+    assert!(
+        story.contains("No prediction was made from plain: the run was made without"),
+        "{story}"
+    );
+    assert_eq!(explanation(&compared).predicted_rps, None);
 }
 
 #[test]

@@ -22,17 +22,18 @@ pub const EXIT_OK: u8 = 0;
 pub const EXIT_ERROR: u8 = 1;
 /// The command line is wrong.
 pub const EXIT_USAGE: u8 = 2;
-/// The run ended but its numbers prove nothing; the report says why.
+/// The run ended but its numbers prove nothing, or nothing can be predicted; the output says why.
 pub const EXIT_INVALID: u8 = 3;
 
+// A paragraph is one line, which the help breaks where the terminal ends.
 const AFTER_HELP: &str = "\
-Exit codes: 0 a valid run, 1 an error, 2 a wrong command line, 3 a run that ended but is invalid
-(the report says why).";
+Exit codes: 0 done, and the run is valid; 1 an error; 2 a wrong command line; 3 a run that ended but \
+is invalid, or nothing can be predicted (the output says why).";
 
 const RUN_HELP: &str = "\
-Every user sends, waits for the response and sends again at once, on the same connection as long as
-the server keeps it. A kept connection that turns out closed when the request comes is replaced and the
-request sent once more; the report counts these. After a failed connect a user rests for 10 ms.
+Every user sends, waits for the response and sends again at once, on the same connection as long as \
+the server keeps it. A kept connection that turns out closed when the request comes is replaced and \
+the request sent once more; the report counts these. After a failed connect a user rests for 10 ms. \
 Redirects are not followed. Statuses from 400 on are failures.
 
 Examples:
@@ -42,8 +43,33 @@ Examples:
   loadgen run http://10.0.0.2:8000/read --users 100 --ramp 10/s --hold 60s \\
       --agent unix:/run/dwell.sock --delay 100ms --json run.json --html run.html
 
-Exit codes: 0 a valid run, 1 an error, 2 a wrong command line, 3 a run that ended but is invalid
-(the report says why; also when the agent was lost in mid-run).";
+Exit codes: 0 a valid run; 1 an error; 2 a wrong command line; 3 a run that ended but is invalid (the \
+report says why; also when the agent was lost in mid-run).";
+
+const REPORT_HELP: &str = "\
+One run is shown in full, several as a table.
+
+Examples:
+  loadgen report run.json
+  loadgen report plain.json slow.json --html both.html
+  loadgen report plain.json slow.json --json - | jq '.cells[].explanation'
+
+Exit codes: 0 done, whether or not the runs are valid (the report says); 1 an error; 2 a wrong command \
+line.";
+
+const PREDICT_HELP: &str = "\
+The run must have been made with the agent, and be valid. The delay is one on everything that leaves \
+the service; what the prediction assumes is printed with it. docs/guide.md has the formulas and their \
+limits.
+
+Examples:
+  loadgen predict --from plain.json --delay 100ms
+  loadgen predict --from all.json --name sync/io_read/0ms --delay 100ms \\
+      --json predicted.json
+  loadgen run ... --delay 100ms --predicted predicted.json
+
+Exit codes: 0 a prediction or an upper bound; 1 an error; 2 a wrong command line; 3 nothing can be \
+predicted (the output says why).";
 
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, arg_required_else_help = true, after_help = AFTER_HELP)]
@@ -59,8 +85,10 @@ enum Verb {
     #[command(after_help = RUN_HELP)]
     Run(Box<RunArgs>),
     /// Put the runs of several JSON reports into one report
+    #[command(after_help = REPORT_HELP)]
     Report(ReportArgs),
     /// Say what a run's service would give under another delay, before it is tried
+    #[command(after_help = PREDICT_HELP)]
     Predict(PredictArgs),
 }
 
@@ -141,17 +169,17 @@ struct PredictArgs {
     /// The delay to predict for
     #[arg(long, value_parser = parse_positive)]
     delay: Duration,
-    /// Also write the prediction here
+    /// Also write the prediction as JSON; with - to standard output, the text to standard error
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 struct Output {
-    /// Also write the report as JSON
+    /// Also write the report as JSON; with - to standard output, the text to standard error
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Also write the report as a self-contained HTML page
+    /// Also write the report as a self-contained HTML page; - as with --json
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }

@@ -378,6 +378,9 @@ fn otherwise_than_predicted(evidence: &Evidence<'_>) -> Option<String> {
 /// Measured beside predicted.
 fn measured(evidence: &Evidence<'_>) -> Option<String> {
     let prediction = evidence.prediction?;
+    if let Some(reason) = &prediction.no_prediction {
+        return Some(format!("No prediction was made from {}: {reason}.", prediction.from));
+    }
     let measured = evidence.client.hold_srps?;
     if let Some(predicted) = prediction.predicted_rps.filter(|&rate| rate > 0.0) {
         return Some(format!(

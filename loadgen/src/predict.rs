@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! H(d) = H(0) + k d
-//! X(d) = min(W / H(d), N / (H(d) + c d))
+//! X(d) = min(W / H(d), N / (H(d) + n + c d))
 //! ```
 //!
 //! k is counted in the undelayed run: every database round trip of a hold crosses the delayed
@@ -14,9 +14,10 @@
 //! Terminating has no answer and nobody waits for it. Towards the client nothing is waited for:
 //! the handshake is over before accept() returns; its SYN-ACK is delayed, and the client's ACK and
 //! request follow together, so the bytes are there or come in the same moment; the response goes
-//! into the send buffer. The second bound is N users who each wait for a hold and for the response,
-//! and on a new connection for the SYN-ACK before: c is 1 plus the share of requests that were the
-//! first on their connection, as the ledger has it.
+//! into the send buffer. The second bound is N users who each wait for a hold, for the network as it
+//! is without the delay (n), and for the delay of the response, and on a new connection of the SYN-ACK
+//! before: c is 1 plus the share of requests that were the first on their connection, as the ledger
+//! has it.
 //!
 //! An undelayed run does not show through which interface the service reaches its database; that
 //! it is the delayed one is assumed, and said. A delayed run shows it ([`crossing`]): on loopback
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use self::crossing::{Crossing, LOOPBACK};
 use crate::{
     explain::words,
+    ledger::Stage,
     report::model::{Cell, Kernel, Model},
 };
 
@@ -53,8 +55,11 @@ pub struct Prediction {
     /// Times per request that something must cross the delayed direction, one after the other,
     /// while a worker (or, where workers are not held, the request) waits; null if unknown.
     pub crossings: Option<f64>,
-    /// What the prediction rests on, or why there is none.
+    /// What the prediction rests on.
     pub assumptions: Vec<String>,
+    /// Why there is neither a throughput nor a bound; null where there is one.
+    #[serde(default)]
+    pub no_prediction: Option<String>,
 }
 
 /// Predicts the throughput of `cell`'s service under the same users with `delay_ns` on everything
@@ -69,7 +74,8 @@ pub fn predict(cell: &Cell, delay_ns: u64) -> Prediction {
         upper_bound_rps: None,
         held_ms: None,
         crossings: None,
-        assumptions: vec![format!("No prediction: {reason}.")],
+        assumptions: Vec::new(),
+        no_prediction: Some(reason.to_owned()),
     };
     let Some(kernel) = &cell.kernel else {
         return nothing("the run was made without the agent, so nobody counted round trips");
@@ -92,9 +98,20 @@ pub fn predict(cell: &Cell, delay_ns: u64) -> Prediction {
             if held_ms <= 0.0 {
                 return nothing("less delay than the run had leaves no time to be held");
             }
-            one_at_a_time(cell, delay_ms, &way, held.mean, held_ms)
+            let network_ms = network_ms(cell, way.client * had_ms);
+            one_at_a_time(
+                cell,
+                delay_ms,
+                &way,
+                &Times { before_ms: held.mean, held_ms, network_ms },
+            )
         }
-        (Some(Model::Concurrent), _) => concurrent(cell, delay_ms, &way),
+        (Some(Model::Concurrent), _) => concurrent(cell, delay_ms, &way).unwrap_or_else(|| {
+            nothing(
+                "the service works on many requests at once, and nothing that a request waits for \
+                 crosses the delayed interface: no bound follows",
+            )
+        }),
         _ => nothing("it is not known how the service works on requests"),
     }
 }
@@ -106,15 +123,15 @@ struct Way {
     crossings: f64,
     /// Delays that the client waits for outside the hold.
     client: f64,
-    /// How that is known.
-    known: String,
+    /// How that is known; None where there is nothing to know.
+    known: Option<String>,
 }
 
 impl Way {
     /// Of a run that had `had_ms` of delay, or why that cannot be said.
     fn of(cell: &Cell, kernel: &Kernel, had_ms: f64, round_trips: f64) -> Result<Self, String> {
         let device = cell.injection.as_ref().map(|injection| injection.device.as_str());
-        let way = |factor: f64, client, known: String| Self {
+        let way = |factor: f64, client, known: Option<String>| Self {
             round_trips,
             crossings: factor * round_trips,
             client,
@@ -133,13 +150,14 @@ impl Way {
                              trip leaves through the delayed interface, once.";
                 // Without a delay the ledger shows only which connections were kept.
                 let client = crossing::of_client(cell.ledger.as_ref(), device.unwrap_or(""), 0.0);
-                return Ok(way(1.0, client, known.to_owned()));
+                return Ok(way(1.0, client, (round_trips > 0.0).then(|| known.to_owned())));
             }
         };
         let client = crossing::of_client(cell.ledger.as_ref(), device, had_ms);
         let had = words::ms(had_ms);
         if round_trips <= 0.0 {
-            return Ok(way(0.0, client, format!("The same interface, {device}, is delayed.")));
+            let known = format!("The same interface, {device}, is delayed.");
+            return Ok(way(0.0, client, Some(known)));
         }
         let judged = Crossing::judge(kernel, device, had_ms);
         let Some(factor) = judged.factor() else {
@@ -156,87 +174,180 @@ impl Way {
         Ok(way(
             factor,
             client,
-            format!(
+            Some(format!(
                 "The same interface is delayed: a database round trip {times} {device}, as \
                  measured with {had} of delay."
-            ),
+            )),
         ))
     }
 }
 
-fn one_at_a_time(
-    cell: &Cell,
-    delay_ms: f64,
-    way: &Way,
+/// Times per request, milliseconds.
+struct Times {
+    /// A worker was held.
     before_ms: f64,
+    /// It will be.
     held_ms: f64,
-) -> Prediction {
+    /// The client waited for the network, without the delay.
+    network_ms: f64,
+}
+
+/// Mean time that a client waited for the network in `cell`, without the `delay_ms` that it waited for
+/// there, milliseconds.
+fn network_ms(cell: &Cell, delay_ms: f64) -> f64 {
+    let stages = cell.ledger.iter().flat_map(|ledger| &ledger.stages);
+    let network = [Stage::Connect, Stage::RequestNet, Stage::ResponseNet].map(Stage::name);
+    let waited = stages.filter(|stage| network.contains(&stage.stage.as_str()));
+    (waited.map(|stage| stage.mean_ms).sum::<f64>() - delay_ms).max(0.0)
+}
+
+fn one_at_a_time(cell: &Cell, delay_ms: f64, way: &Way, times: &Times) -> Prediction {
     let workers = workers(cell);
-    let by_workers = workers * 1e3 / held_ms;
-    let by_users = f64::from(cell.client.users) * 1e3 / (held_ms + way.client * delay_ms);
+    let by_workers = workers * 1e3 / times.held_ms;
+    let client_ms = times.network_ms + way.client * delay_ms;
+    let by_users = f64::from(cell.client.users) * 1e3 / (times.held_ms + client_ms);
     let bound = by_workers.min(by_users);
+    let client = format!(
+        "Nothing towards the client is waited for while a worker is held: the handshake is over, the \
+         request comes with its last packet, the response fits the send buffer. The client itself \
+         waits for {} per request.",
+        words::several(way.client, "delay", "delays"),
+    );
+    let mut assumptions = vec![held_as_before(way, times.before_ms)];
+    assumptions.extend(way.known.clone());
+    assumptions.push(client);
+    assumptions.extend(limit(cell, workers, times.held_ms, client_ms, (by_workers, by_users)));
     Prediction {
         from: cell.name.clone(),
         delay_ms,
         predicted_rps: Some(bound),
         upper_bound_rps: Some(bound),
-        held_ms: Some(held_ms),
+        held_ms: Some(times.held_ms),
         crossings: Some(way.crossings),
-        assumptions: vec![
-            format!(
-                "A worker was held {} per request, with {:.2} database round trips, one after the \
-                 other: {:.2} times something crosses the delayed direction.",
-                words::ms(before_ms),
-                way.round_trips,
-                way.crossings,
-            ),
-            way.known.clone(),
-            format!(
-                "Nothing towards the client is waited for while a worker is held: the handshake is \
-                 over, the request comes with its last packet, the response fits the send buffer. \
-                 The client itself waits for {} per request.",
-                words::several(way.client, "delay", "delays"),
-            ),
-            format!(
-                "The number of workers ({workers:.0}), round trips per request and the \
-                 database's own speed stay as they were; the users keep the workers busy."
-            ),
-        ],
+        assumptions,
+        no_prediction: None,
     }
 }
 
-fn concurrent(cell: &Cell, delay_ms: f64, way: &Way) -> Prediction {
+/// How long a worker was held, and how often it waits for the delay meanwhile.
+fn held_as_before(way: &Way, before_ms: f64) -> String {
+    let held = words::ms(before_ms);
+    if way.round_trips <= 0.0 {
+        return format!(
+            "A worker was held {held} per request, without a database round trip: it waits for \
+             nothing that the delay holds up, and will be held as long."
+        );
+    }
+    let made = words::several(
+        way.round_trips,
+        "database round trip",
+        "database round trips, one after \
+         the other",
+    );
+    if way.crossings <= 0.0 {
+        return format!(
+            "A worker was held {held} per request, with {made}: none of it waits for the delay, and \
+             it will be held as long."
+        );
+    }
+    format!(
+        "A worker was held {held} per request, with {made}: {} something crosses the delayed \
+         direction.",
+        words::several(way.crossings, "time", "times"),
+    )
+}
+
+/// Two limits this close, as a share of the lower one, are both felt.
+const CLOSE: f64 = 0.25;
+
+/// Which of the two limits it is, and what stays as it was.
+fn limit(
+    cell: &Cell,
+    workers: f64,
+    held_ms: f64,
+    client_ms: f64,
+    (by_workers, by_users): (f64, f64),
+) -> Vec<String> {
+    let workers = words::several(workers, "worker", "workers");
+    let users = words::several(f64::from(cell.client.users), "user", "users");
+    let (held, client) = (words::ms(held_ms), words::ms(client_ms));
+    let of_workers =
+        format!("{workers} / {held} = {} requests per second", words::rate(by_workers));
+    let of_users = format!(
+        "{users} / ({held} held + {client} on the network) = {} requests per second",
+        words::rate(by_users)
+    );
+    let mut said = vec![if by_users < by_workers {
+        format!(
+            "The users are the limit: {of_users}. The workers would do {of_workers}; more users get \
+             more done up to there."
+        )
+    } else {
+        format!(
+            "The workers are the limit: {of_workers}. The users could ask for more: {of_users}."
+        )
+    }];
+    if (by_users - by_workers).abs() <= CLOSE * by_users.min(by_workers) {
+        said.push(
+            "The two limits are close: where users happen to come together, or requests differ, \
+             somewhat less comes out than either."
+                .to_owned(),
+        );
+    }
+    said.push(format!(
+        "The number of workers ({workers}) and of users, the round trips per request and the database's \
+         own speed stay as they were."
+    ));
+    said
+}
+
+/// None if a request waits for no delay: then nothing is bounded by it.
+fn concurrent(cell: &Cell, delay_ms: f64, way: &Way) -> Option<Prediction> {
     let per_request_ms = (way.crossings + way.client) * delay_ms;
+    if per_request_ms <= 0.0 {
+        return None;
+    }
     let by_users = f64::from(cell.client.users) * 1e3 / per_request_ms;
+    let trips = if way.round_trips > 0.0 {
+        format!(
+            "{} and for ",
+            words::several(way.round_trips, "database round trip", "database round trips")
+        )
+    } else {
+        String::new()
+    };
     let mut assumptions = vec![
         "The service works on many requests at once, so a delay makes each slower and not \
          necessarily fewer: a bound only."
             .to_owned(),
         format!(
-            "Each user waits for {:.2} database round trips and for what passes between it and \
-             the service, which the delay holds up {} per request (the response, and the handshake \
-             of a new connection), one after the other.",
-            way.round_trips,
+            "Each user waits for {trips}what passes between it and the service, which the delay \
+             holds up {} per request (the response, and the handshake of a new connection), one \
+             after the other: {} / {} is the bound.",
             words::several(way.client, "time", "times"),
+            words::several(f64::from(cell.client.users), "user", "users"),
+            words::ms(per_request_ms),
         ),
-        way.known.clone(),
     ];
-    if let Some(rate) = cell.client.hold_srps {
+    assumptions.extend(way.known.clone());
+    let undelayed = cell.injection.as_ref().is_none_or(|injection| injection.requested_ms <= 0.0);
+    if let Some(rate) = cell.client.hold_srps.filter(|_| undelayed) {
         assumptions.push(format!(
             "A delay adds no capacity: what the service did without it, {} requests per second, \
              is about the most it will do with it.",
             words::rate(rate)
         ));
     }
-    Prediction {
+    Some(Prediction {
         from: cell.name.clone(),
         delay_ms,
         predicted_rps: None,
-        upper_bound_rps: (per_request_ms > 0.0).then_some(by_users),
+        upper_bound_rps: Some(by_users),
         held_ms: None,
         crossings: Some(way.crossings),
         assumptions,
-    }
+        no_prediction: None,
+    })
 }
 
 /// Threads that take connections; at least one.

@@ -98,9 +98,13 @@ fn a_run_writes_reports_that_merge_and_leaves_nothing_else() {
     let delay = ["--delay", "100ms", "--json", &prediction];
     let (code, out, err) = run(&[&["predict", "--from", &both][..], &delay].concat());
     assert_eq!((code, out.as_str()), (2, ""), "two runs of a name: {err}");
+    let (code, out, err) =
+        run(&[&["predict", "--name", "other", "--from", &both][..], &delay].concat());
+    assert_eq!((code, out.as_str()), (2, ""), "{err}");
+    assert!(err.contains("no run named `other`, but sync/r, sync/r"), "{err}");
     let (code, out, err) = run(&[&["predict", "--from", &one][..], &delay].concat());
-    assert_eq!(code, 0, "{err}");
-    assert!(out.contains("cannot tell"), "{out}");
+    assert_eq!(code, 3, "{err}");
+    assert!(out.contains("no prediction: the run was made without the agent"), "{out}");
     assert_eq!(json(prediction.as_ref())["delay_ms"], 100.0);
     let (code, _, err) = run(&[&common[..], &["--predicted", &prediction]].concat());
     assert_eq!(code, 2);
@@ -127,18 +131,81 @@ fn bad_input_is_one_clear_error() {
     assert_eq!((code, err.lines().count()), (1, 1), "{err}");
     assert!(err.contains("agent serve --socket /nonexistent/a.sock"), "{err}");
     assert_eq!(err.matches("No such file").count(), 1, "{err}");
+    let (code, _, err) = run(&["report", "/nonexistent/r.json"]);
+    assert_eq!((code, err.matches("No such file").count()), (1, 1), "{err}");
+    let directory = tempfile::tempdir().unwrap();
+    let nonsense = directory.path().join("r.json");
+    std::fs::write(&nonsense, "{\"schema_version\": }").unwrap();
+    let (code, _, err) = run(&["report", nonsense.to_str().unwrap()]);
+    assert_eq!((code, err.matches("expected value").count()), (1, 1), "{err}");
 
     for (more, text) in [
         (&["--delay", "100ms"][..], "--agent"),
         (&["--form", "x"], "NAME=VALUE"),
         (&["--method", "G T"], "HTTP method"),
         (&["--header", "Content-Length: 1"], "follows from the body"),
+        (&["--json", "x", "--html", "x"], "the same file"),
+        (&["--json", "-", "--html", "-"], "the same file"),
+        (&["--json", ""], "--json"),
+        (&["--ramp", "fast"], "5/s"),
+        (&["--timeout", "1"], "unit"),
     ] {
         let (code, out, err) = with(&open, more);
         assert_eq!((code, out.as_str()), (2, ""), "{err}");
         assert!(err.contains(text), "{err}");
     }
     assert_eq!(with("https://h/", &[]).0, 2);
+}
+
+#[test]
+fn a_dash_is_standard_output_and_people_read_on_standard_error() {
+    let url = url(server(Duration::from_millis(5)));
+    let directory = tempfile::tempdir().unwrap();
+    let command = |arguments: &[&str]| {
+        let output = loadgen().args(arguments).current_dir(directory.path()).output().unwrap();
+        outcome(&output)
+    };
+    let load = ["run", &url, "--users", "1", "--hold", "200ms", "--json", "-"];
+    let (code, out, err) = command(&load);
+    assert!([0, 3].contains(&code), "{err}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["cells"][0]["client"]["users"], 1);
+    assert!(err.contains("1 users"), "{err}");
+
+    let path = directory.path().join("r.json");
+    std::fs::write(&path, &out).unwrap();
+    let (code, out, err) = command(&["report", "r.json", "--html", "-"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with("<!DOCTYPE html>") && out.ends_with("</html>\n"), "{out}");
+    assert!(err.contains("1 users"), "{err}");
+    let (code, out, err) =
+        command(&["predict", "--from", "r.json", "--delay", "1ms", "--json", "-"]);
+    assert_eq!(code, 3, "{err}");
+    let prediction: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert!(prediction["no_prediction"].is_string() && err.contains("no prediction"), "{err}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn help_tells_exit_codes_and_examples_and_breaks_where_the_terminal_ends() {
+    for verb in [&[][..], &["run"], &["report"], &["predict"]] {
+        let mut command = loadgen();
+        command.args(verb).arg("--help").env("COLUMNS", "80");
+        let (code, out, err) = outcome(&command.output().unwrap());
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(out.contains("Exit codes: 0 "), "{out}");
+        assert!(verb.is_empty() || out.contains("Examples:\n  loadgen "), "{out}");
+        let lines: Vec<&str> = out.lines().collect();
+        let long = lines.iter().find(|line| line.len() > 80);
+        assert_eq!(long, None, "{out}");
+        // A line is only shorter than the next word needs where a paragraph or an item ends.
+        let broken = lines.windows(2).find(|pair| {
+            let prose = pair.iter().all(|line| line.starts_with(char::is_alphabetic));
+            let next = pair[1].split(' ').next().unwrap_or("").len();
+            prose && !pair[0].ends_with('.') && pair[0].len() + 1 + next <= 80
+        });
+        assert_eq!(broken, None, "{out}");
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ use clap::{Parser, Subcommand};
     name = "cargo xtask",
     bin_name = "cargo xtask",
     about = "The repository's own commands",
+    after_help = "Exit codes: 0 done; 1 an error, a failed test or a figure out of bounds; 2 a wrong \
+                  command line.",
     arg_required_else_help = true
 )]
 struct Cli {

@@ -1,4 +1,4 @@
-//! Report files: found writable before a run, written whole or not at all.
+//! Report files: found writable before a run, written whole or not at all. `-` is standard output.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -6,8 +6,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::reports::{Stream, print};
+
+/// Whether `path` means standard output. A file of that name is `./-`.
+pub(super) fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Finds out whether `path` can be written, and leaves nothing behind.
 pub(super) fn check_writable(path: &Path) -> Result<()> {
+    if is_stdout(path) {
+        return Ok(());
+    }
     match Place::of(path)? {
         Place::Direct(path) => {
             open_existing(&path)?;
@@ -23,6 +33,9 @@ pub(super) fn check_writable(path: &Path) -> Result<()> {
 /// Writes `text` to `path`: to a file beside it which then takes its place, so that a reader never
 /// sees half a report and a full disk does not cost the old one.
 pub(super) fn write(path: &Path, text: &str) -> Result<()> {
+    if is_stdout(path) {
+        return print(text, Stream::Out);
+    }
     let failed = || format!("cannot write {}", path.display());
     match Place::of(path)? {
         Place::Direct(path) => {

@@ -1,12 +1,12 @@
 //! `loadgen report` and `loadgen predict`: reports of earlier runs in, text and files out.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use agent_common::duration;
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 
-use super::{EXIT_OK, Output, PredictArgs, ReportArgs, Stop, files, tell};
+use super::{EXIT_INVALID, EXIT_OK, Output, PredictArgs, ReportArgs, Stop, files, tell};
 use crate::predict;
 use crate::report::model::Report;
 use crate::report::text::Colour;
@@ -30,7 +30,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Stop> {
         whole.cells.extend(other.cells);
     }
     let written = write_files(&whole, &args.output);
-    written.and(show(&whole))?;
+    written.and(show(&whole, &args.output))?;
     Ok(EXIT_OK)
 }
 
@@ -51,10 +51,14 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8, Stop> {
                 names.join(", ")
             )));
         }
-        (Some(name), cells) => cells
-            .iter()
-            .find(|cell| cell.name == *name)
-            .ok_or_else(|| anyhow!("{} holds no run named `{name}`", args.from.display()))?,
+        (Some(name), cells) => cells.iter().find(|cell| cell.name == *name).ok_or_else(|| {
+            let names: Vec<_> = cells.iter().map(|cell| cell.name.as_str()).collect();
+            Stop::Usage(anyhow!(
+                "{} holds no run named `{name}`, but {}",
+                args.from.display(),
+                names.join(", ")
+            ))
+        })?,
     };
     let delay_ns = u64::try_from(args.delay.as_nanos()).context("the delay is out of range")?;
     let prediction = predict::predict(cell, delay_ns);
@@ -63,6 +67,9 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8, Stop> {
         duration::format(args.delay),
         prediction.from
     );
+    if let Some(reason) = &prediction.no_prediction {
+        out.push_str(&format!("  no prediction: {reason}\n"));
+    }
     let number = |value: Option<f64>, unit: &str| {
         value.map_or_else(|| "cannot tell".to_owned(), |value| format!("{value:.2} {unit}"))
     };
@@ -72,7 +79,7 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8, Stop> {
         ("worker held", number(prediction.held_ms, "ms per request")),
         ("delays in a row", number(prediction.crossings, "per request")),
     ];
-    for (name, value) in lines {
+    for (name, value) in lines.iter().filter(|_| prediction.no_prediction.is_none()) {
         out.push_str(&format!("  {name:<16} {value}\n"));
     }
     for assumption in &prediction.assumptions {
@@ -82,9 +89,9 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8, Stop> {
         let text = serde_json::to_string_pretty(&prediction).context("cannot write JSON")?;
         files::write(path, &(text + "\n"))
     });
-    let shown = print(&out);
+    let shown = print(&out, Stream::for_text([&args.json]));
     written.and(shown)?;
-    Ok(EXIT_OK)
+    Ok(if prediction.no_prediction.is_some() { EXIT_INVALID } else { EXIT_OK })
 }
 
 /// Reads a prediction that [`predict`] wrote.
@@ -96,21 +103,52 @@ pub(super) fn read_prediction(path: &Path) -> Result<predict::Prediction> {
 }
 
 /// Whether every file of `output` can be written.
-pub(super) fn check_output(output: &Output) -> Result<()> {
+pub(super) fn check_output(output: &Output) -> Result<(), Stop> {
     if output.json.is_some() && output.json == output.html {
-        bail!("--json and --html name the same file");
+        return Err(Stop::Usage(anyhow!("--json and --html name the same file")));
     }
-    output.json.iter().chain(&output.html).try_for_each(|path| files::check_writable(path))
+    output.json.iter().chain(&output.html).try_for_each(|path| files::check_writable(path))?;
+    Ok(())
+}
+
+/// Where output goes that is no file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+impl Stream {
+    /// Where the text for people goes, given the files that were asked for: not where a program
+    /// reads one of them.
+    pub(super) fn for_text<'a>(files: impl IntoIterator<Item = &'a Option<PathBuf>>) -> Self {
+        let taken = files.into_iter().flatten().any(|path| files::is_stdout(path));
+        if taken { Self::Err } else { Self::Out }
+    }
+}
+
+impl Output {
+    /// Where the text for people goes.
+    pub(super) fn text(&self) -> Stream {
+        Stream::for_text([&self.json, &self.html])
+    }
 }
 
 /// Prints a report: one run in full, several as a table.
-pub(super) fn show(report: &Report) -> Result<()> {
-    let colour =
-        if colour_wanted(std::io::stdout().is_terminal()) { Colour::Always } else { Colour::Never };
-    print(&match report.cells.as_slice() {
+pub(super) fn show(report: &Report, output: &Output) -> Result<()> {
+    let stream = output.text();
+    let terminal = match stream {
+        Stream::Out => std::io::stdout().is_terminal(),
+        Stream::Err => std::io::stderr().is_terminal(),
+    };
+    let colour = if colour_wanted(terminal) { Colour::Always } else { Colour::Never };
+    let text = match report.cells.as_slice() {
         [cell] => text::cell(cell, colour),
         _ => text::table(report, colour),
-    })
+    };
+    print(&text, stream)
 }
 
 /// Writes the files that were asked for, each whether or not the other can be written.
@@ -127,8 +165,12 @@ pub(super) fn colour_wanted(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Prints to standard output.
-pub(super) fn print(text: &str) -> Result<()> {
+/// Prints. On standard error nobody needs to listen.
+pub(super) fn print(text: &str, stream: Stream) -> Result<()> {
+    if stream == Stream::Err {
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match written {

@@ -108,8 +108,8 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Stop> {
     report.cells.push(cell);
     // One output that fails does not cost the others, and the files least of all.
     let written = reports::write_files(&report, &args.output);
-    let shown = reports::show(&report);
-    let remarked = reports::print(&remarks(&outcome.system_errors, &data));
+    let shown = reports::show(&report, &args.output);
+    let remarked = reports::print(&remarks(&outcome.system_errors, &data), args.output.text());
     written.and(shown).and(remarked)?;
     Ok(if valid { EXIT_OK } else { EXIT_INVALID })
 }

@@ -26,7 +26,51 @@ fn few_users_are_a_bound_of_their_own() {
     let mut cell = base(43.5, 2);
     cell.kernel.as_mut().unwrap().thread_groups[0].threads = 8.0;
     let prediction = predict(&cell, 100 * MS);
-    assert!((prediction.predicted_rps.unwrap() - 2.0 / 1.0435).abs() < 1e-9);
+    // 0.12 ms of network without the delay.
+    assert!((prediction.predicted_rps.unwrap() - 2e3 / 1_043.62).abs() < 1e-6);
+    let told = prediction.assumptions.join(" ");
+    assert!(told.contains("The users are the limit: 2 users / (844 ms held + 200 ms"), "{told}");
+    assert!(told.contains("The workers would do 8 workers / 844 ms = 9.48"), "{told}");
+    assert!(!told.contains("workers are the limit") && !told.contains("are close"), "{told}");
+
+    let told = predict(&base(43.5, 100), 100 * MS).assumptions.join(" ");
+    assert!(told.contains("The workers are the limit: 1 worker / 844 ms = 1.19"), "{told}");
+    assert!(!told.contains("users are the limit"), "{told}");
+}
+
+#[test]
+fn limits_that_meet_are_told() {
+    // One user who waits for 200 ms beside the 844 ms that the one worker is held.
+    let told = predict(&base(43.5, 1), 100 * MS).assumptions.join(" ");
+    assert!(told.contains("The two limits are close"), "{told}");
+}
+
+#[test]
+fn the_network_without_the_delay_is_part_of_what_users_wait_for() {
+    let mut cell = base(43.5, 1);
+    let stages = &mut cell.ledger.as_mut().unwrap().stages;
+    stages.iter_mut().find(|line| line.stage == "connect").unwrap().mean_ms = 30.0;
+    let rate = predict(&cell, 100 * MS).predicted_rps.unwrap();
+    assert!((rate - 1e3 / (843.5 + 30.03 + 200.0)).abs() < 1e-6, "{rate}");
+    // Of a delayed run the delay itself is no part of it.
+    let mut load = simulate::io_read("delayed", "sync", 200);
+    load.users = 1;
+    let slow = analyse(&load.one_at_a_time(1), &Inputs::default());
+    let fast = analyse(&simulate::Load { delay: 0, ..load }.one_at_a_time(1), &Inputs::default());
+    let (predicted, measured) =
+        (predict(&slow, 1).predicted_rps.unwrap(), fast.client.hold_srps.unwrap());
+    assert!((predicted / measured - 1.0).abs() < 1e-3, "{predicted} {measured}");
+}
+
+#[test]
+fn without_round_trips_none_are_talked_of() {
+    let run = simulate::control(agent_common::abi::class::SLEEP, 20).one_at_a_time(1);
+    let prediction = predict(&analyse(&run, &Inputs::default()), 100 * MS);
+    assert_eq!(prediction.crossings, Some(0.0));
+    let told = prediction.assumptions.join(" ");
+    assert!(told.contains("without a database round trip"), "{told}");
+    assert!(!told.contains("0 times") && !told.contains("0.00"), "{told}");
+    assert!(!told.contains("every database round trip leaves"), "{told}");
 }
 
 #[test]
@@ -36,7 +80,7 @@ fn what_is_not_known_is_not_predicted() {
         change(&mut cell);
         let prediction = predict(&cell, 100 * MS);
         assert_eq!((prediction.predicted_rps, prediction.upper_bound_rps), (None, None));
-        prediction.assumptions[0].clone()
+        prediction.no_prediction.unwrap()
     };
     assert!(reason(|cell| cell.kernel = None).contains("without the agent"));
     assert!(reason(|cell| cell.validity.valid = false).contains("invalid"));
@@ -58,7 +102,10 @@ fn an_event_loop_gets_a_bound_only() {
     let slow = simulate::io_read("async", "async_limited", 200).concurrent();
     let measured = analyse(&slow, &Inputs::default()).client.hold_srps.unwrap();
     assert!(measured <= bound, "{measured} > {bound}");
-    assert_eq!(predict(&cell, 0).upper_bound_rps, None, "no delay bounds nothing");
+    let nothing = predict(&cell, 0);
+    assert_eq!(nothing.upper_bound_rps, None, "no delay bounds nothing");
+    assert!(nothing.no_prediction.unwrap().contains("no bound follows"));
+    assert_eq!(prediction.no_prediction, None);
 }
 
 #[test]
@@ -132,7 +179,7 @@ fn both_directions_of_loopback_are_delayed() {
 
     let unclear = predict(&delayed("lo", 1), 100 * MS);
     assert_eq!((unclear.predicted_rps, unclear.upper_bound_rps), (None, None));
-    assert!(unclear.assumptions[0].contains("not clear"), "{unclear:?}");
+    assert!(unclear.no_prediction.as_ref().unwrap().contains("not clear"), "{unclear:?}");
 
     // Without a delay nothing shows whether the database is on loopback.
     let mut zero = base(43.5, 100);
@@ -140,5 +187,5 @@ fn both_directions_of_loopback_are_delayed() {
     zero.injection.as_mut().unwrap().requested_ms = 0.0;
     let unknown = predict(&zero, 100 * MS);
     assert_eq!((unknown.predicted_rps, unknown.upper_bound_rps), (None, None));
-    assert!(unknown.assumptions[0].contains("both directions"), "{unknown:?}");
+    assert!(unknown.no_prediction.as_ref().unwrap().contains("both directions"), "{unknown:?}");
 }

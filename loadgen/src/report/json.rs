@@ -6,10 +6,10 @@ use super::model::{Report, SCHEMA_VERSION};
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
     /// A number that JSON cannot hold, or the like.
-    #[error("the report cannot be written as JSON: {0}")]
+    #[error("the report cannot be written as JSON")]
     Write(#[source] serde_json::Error),
     /// Not JSON, or of another shape.
-    #[error("not a report that `loadgen --json` wrote: {0}")]
+    #[error("not a report that `loadgen --json` wrote")]
     Read(#[source] serde_json::Error),
     /// Written by another version.
     #[error(

@@ -194,17 +194,22 @@ impl Bench {
         self.directory.join(format!("prediction-{}.json", cell.stem()))
     }
 
-    /// Predicts a cell from the report of an undelayed one.
+    /// Predicts a cell from the report of an undelayed one. Where that is invalid nothing is predicted,
+    /// which the file and the cell's report then say.
     pub(super) fn predict(&self, base: &Path, cell: &Cell) -> Result<()> {
-        Program::new(&self.binaries.loadgen)
+        let path = self.prediction(cell);
+        let output = Program::new(&self.binaries.loadgen)
             .args(["predict", "--from"])
             .arg(base)
             .args(["--delay", &format!("{}ms", cell.delay.as_millis())])
             .arg("--json")
-            .arg(self.prediction(cell))
-            .run()
-            .map(drop)
-            .with_context(|| format!("no prediction for {}", cell.name()))
+            .arg(&path)
+            .output()?;
+        if !path.exists() || !matches!(output.status.code(), Some(0 | 3)) {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("no prediction for {}: {} {}", cell.name(), output.status, said.trim());
+        }
+        Ok(())
     }
 
     /// Merges reports into report.json and report.html; returns the path of the former.
