@@ -41,6 +41,10 @@ pub fn client(run: &RunData) -> Client {
         }
     }
     let beyond = &run.beyond;
+    let mut statuses = beyond.statuses.clone();
+    for record in ended.iter().filter(|record| record.outcome.has_response()) {
+        *statuses.entry(record.status).or_default() += 1;
+    }
     for (name, count) in &beyond.failures {
         *failures.entry((*name).to_owned()).or_insert(0) += count;
     }
@@ -52,6 +56,7 @@ pub fn client(run: &RunData) -> Client {
         requests: ended.len() as u64 + beyond.requests,
         successes: successes.len() as u64 + beyond.successes,
         failures,
+        statuses: statuses.into_iter().map(|(code, count)| (code.to_string(), count)).collect(),
         max_srps: max_srps(&successes, run.end.saturating_sub(run.start)),
         peak_1s: peak_1s(&successes, run.start).max(beyond_peak),
         hold_srps: hold_srps(&successes, run.hold_start, run.end),
@@ -290,6 +295,8 @@ mod tests {
         let capped = client(&capped);
         assert_eq!((capped.requests, capped.successes), (whole.requests, whole.successes));
         assert_eq!(capped.peak_1s, whole.peak_1s);
+        assert_eq!(whole.statuses, [("200".to_owned(), whole.successes)].into());
+        assert_eq!(capped.statuses, whole.statuses);
         let (before, after) =
             (whole.latency_ms.clone().unwrap(), capped.latency_ms.clone().unwrap());
         assert!((before.mean - after.mean).abs() < 0.01 * before.mean, "{after:?}");

@@ -291,13 +291,25 @@ fn failures(evidence: &Evidence<'_>) -> Option<String> {
     let named: Vec<String> = client
         .failures
         .iter()
-        .map(|(class, count)| format!("{count} {}", class.replace('_', " ")))
+        .map(|(class, count)| {
+            let often = most_often(client, class)
+                .map_or_else(String::new, |status| format!(", most often {status}"));
+            format!("{count} {}{often}", class.replace('_', " "))
+        })
         .collect();
     Some(format!(
         "{failed} of {} failed ({}); rates are of successes.",
         words::several(client.requests as f64, "request", "requests"),
         words::list(&named),
     ))
+}
+
+/// The HTTP status that a failure class had most often; None where it has none.
+fn most_often(client: &Client, class: &str) -> Option<String> {
+    let hundreds = class.strip_prefix("http_")?.get(..1)?;
+    let of_class = client.statuses.iter().filter(|(code, _)| code.starts_with(hundreds));
+    let (code, _) = of_class.max_by_key(|(_, count)| **count)?;
+    code.parse().ok().map(words::status)
 }
 
 /// Where the service has room, what its users wait for is elsewhere: the network's part, if it is

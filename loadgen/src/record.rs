@@ -118,6 +118,8 @@ pub struct Beyond {
     pub successes: u64,
     /// Of which failures, by class.
     pub failures: BTreeMap<&'static str, u64>,
+    /// Of those that got a response, by HTTP status.
+    pub statuses: BTreeMap<u16, u64>,
     /// Latency of those that got a response, nanoseconds; None if none did.
     pub latency: Option<Histogram<u64>>,
     /// How many ended, and how many of them were successes, in each second of the run.
@@ -143,6 +145,7 @@ impl Beyond {
             *self.failures.entry(failure.name()).or_default() += 1;
         }
         if record.outcome.has_response() {
+            *self.statuses.entry(record.status).or_default() += 1;
             if self.latency.is_none() {
                 self.latency = latencies();
             }
@@ -164,6 +167,9 @@ impl Beyond {
         self.successes += other.successes;
         for (name, count) in &other.failures {
             *self.failures.entry(name).or_default() += count;
+        }
+        for (status, count) in &other.statuses {
+            *self.statuses.entry(*status).or_default() += count;
         }
         match (&mut self.latency, &other.latency) {
             // Same bounds, so it always fits.

@@ -21,6 +21,10 @@ use nix::unistd::Pid;
 
 /// Answers every request after a pause, for as long as the test runs.
 fn server(pause: Duration) -> SocketAddr {
+    answering(pause, "200 OK")
+}
+
+fn answering(pause: Duration, status: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -30,8 +34,8 @@ fn server(pause: Duration) -> SocketAddr {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
                     if line.is_empty() {
                         std::thread::sleep(pause);
-                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-                        if writer.write_all(answer).is_err() {
+                        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok");
+                        if writer.write_all(answer.as_bytes()).is_err() {
                             return;
                         }
                     }
@@ -170,20 +174,38 @@ fn a_dash_is_standard_output_and_people_read_on_standard_error() {
     assert!([0, 3].contains(&code), "{err}");
     let report: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(report["cells"][0]["client"]["users"], 1);
-    assert!(err.contains("1 users"), "{err}");
+    assert!(err.contains("1 user,"), "{err}");
 
     let path = directory.path().join("r.json");
     std::fs::write(&path, &out).unwrap();
     let (code, out, err) = command(&["report", "r.json", "--html", "-"]);
     assert_eq!(code, 0, "{err}");
     assert!(out.starts_with("<!DOCTYPE html>") && out.ends_with("</html>\n"), "{out}");
-    assert!(err.contains("1 users"), "{err}");
+    assert!(err.contains("1 user,"), "{err}");
     let (code, out, err) =
         command(&["predict", "--from", "r.json", "--delay", "1ms", "--json", "-"]);
     assert_eq!(code, 3, "{err}");
     let prediction: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert!(prediction["no_prediction"].is_string() && err.contains("no prediction"), "{err}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_status_is_named_and_a_short_run_has_no_best_ten_seconds() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("r.json");
+    let short = ["--users", "1", "--hold", "300ms", "--json", path.to_str().unwrap()];
+    let failing = url(answering(Duration::from_millis(5), "501 Whatever"));
+    let (code, out, err) = run(&[&["run", &failing][..], &short].concat());
+    assert_eq!(code, 3, "{out} {err}");
+    let failed = json(&path)["cells"][0]["client"]["failures"]["http_5xx"].as_u64().unwrap();
+    assert!(out.contains(&format!("{failed} http_5xx ({failed} x 501 Not Implemented)")), "{out}");
+    assert_eq!(json(&path)["cells"][0]["client"]["statuses"]["501"], failed);
+    assert!(out.contains("/s over the whole 0.3 s") && !out.contains("10 s"), "{out}");
+
+    let moved = url(answering(Duration::from_millis(5), "302 Found"));
+    let (_, out, _) = run(&[&["run", &moved][..], &short].concat());
+    assert!(out.contains("x 302 Found, among the successes"), "{out}");
 }
 
 #[test]
@@ -238,7 +260,7 @@ fn outputs_that_fail_do_not_cost_the_report() {
     command.args(arguments).arg("/dev/full").arg("--html").arg(&path);
     let (code, out, _) = outcome(&command.output().unwrap());
     assert_eq!(code, 1);
-    assert!(out.contains("1 users") && std::fs::read_to_string(&path).unwrap().contains("<html"));
+    assert!(out.contains("1 user,") && std::fs::read_to_string(&path).unwrap().contains("<html"));
 }
 
 #[test]
@@ -247,7 +269,7 @@ fn a_full_disk_is_an_error_after_the_text_report() {
     let (code, out, err) =
         run(&["run", &url, "--users", "1", "--hold", "200ms", "--json", "/dev/full"]);
     assert_eq!(code, 1);
-    assert!(out.contains("1 users"), "{out}");
+    assert!(out.contains("1 user,"), "{out}");
     assert!(err.contains("cannot write /dev/full: No space left on device"), "{err}");
 }
 

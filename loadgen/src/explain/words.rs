@@ -49,6 +49,43 @@ pub(crate) fn percent(share: f64) -> String {
     }
 }
 
+/// A whole number of things: `1 success`, `1627 requests`.
+pub(crate) fn number(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// An HTTP status with its name, where RFC 9110 or common use has one: `501 Not Implemented`.
+pub(crate) fn status(code: u16) -> String {
+    let name = match code {
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        422 => "Unprocessable Content",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => return code.to_string(),
+    };
+    format!("{code} {name}")
+}
+
 /// `1 worker`, `2 workers`, `7.96 round trips`.
 pub(crate) fn several(number: f64, one: &str, many: &str) -> String {
     let text = mean(number);

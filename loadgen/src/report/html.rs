@@ -6,8 +6,10 @@ mod chart;
 mod stack;
 
 use std::fmt::Write as _;
+use std::iter;
 
 use super::{
+    client,
     model::{Cell, Report},
     study, text,
 };
@@ -98,9 +100,9 @@ fn table(out: &mut String, report: &Report) {
         let predicted = cell.explanation.as_ref().and_then(|one| one.predicted_rps);
         let _ = write!(
             out,
-            "<tr><th scope=\"row\">{}</th><td>{:.1}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>",
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>",
             escape(&cell.name),
-            client.max_srps,
+            or_dash(text::best(client)),
             or_dash(client.hold_srps.map(words::rate)),
             or_dash(predicted.map(words::rate)),
             client.successes,
@@ -117,7 +119,10 @@ fn table(out: &mut String, report: &Report) {
 
 fn card(out: &mut String, index: usize, cell: &Cell) {
     let rate = cell.client.hold_srps.map_or_else(
-        || format!("{:.1}<small>/s at best</small>", cell.client.max_srps),
+        || {
+            let best = if cell.client.is_shorter_than_max() { "" } else { " at best" };
+            format!("{:.1}<small>/s{best}</small>", cell.client.max_srps)
+        },
         |rate| format!("{}<small>/s</small>", words::rate(rate)),
     );
     let _ = writeln!(
@@ -141,6 +146,13 @@ fn story(out: &mut String, cell: &Cell) {
             let _ = writeln!(out, "<li>{}</li>", escape(reason));
         }
         out.push_str("</ul>\n");
+    }
+    let client = client::lines(&cell.client);
+    for line in iter::once(client.load).chain(client.latency).chain(client.odd) {
+        let _ = writeln!(out, "<p class=\"note\">{}</p>", escape(&line));
+    }
+    if let Some(failed) = client.failed {
+        let _ = writeln!(out, "<p class=\"bad\">failed: {}</p>", escape(&failed));
     }
     if let Some(explanation) = &cell.explanation {
         out.push_str("<ul>\n");

@@ -109,7 +109,11 @@ pub struct Client {
     /// they came (added to schema version 1).
     #[serde(default)]
     pub stale_retries: u64,
-    /// Largest mean of successes over any 10 consecutive seconds.
+    /// Responses by HTTP status, of successes and failures (added to schema version 1).
+    #[serde(default)]
+    pub statuses: BTreeMap<String, u64>,
+    /// Largest mean of successes over any 10 consecutive seconds, or over the whole run if that is
+    /// shorter: [`Client::max_over_s`].
     pub max_srps: f64,
     /// Largest count of successes in one second.
     pub peak_1s: u64,
@@ -119,6 +123,23 @@ pub struct Client {
     pub latency_ms: Option<Latency>,
     /// One per second.
     pub series: Vec<SeriesPoint>,
+}
+
+/// Seconds over which `max_srps` is a mean, in a run that is long enough.
+const MAX_OVER_S: f64 = 10.0;
+
+impl Client {
+    /// Seconds over which `max_srps` is a mean; None if the run has no length.
+    #[must_use]
+    pub fn max_over_s(&self) -> Option<f64> {
+        self.series.last().map(|point| point.t_s.min(MAX_OVER_S))
+    }
+
+    /// Whether the run is shorter than that, so that `max_srps` is its mean.
+    #[must_use]
+    pub fn is_shorter_than_max(&self) -> bool {
+        self.max_over_s().is_none_or(|seconds| seconds < MAX_OVER_S)
+    }
 }
 
 /// Latency.

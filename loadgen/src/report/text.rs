@@ -1,9 +1,11 @@
 //! The report for a terminal: the story first, then the numbers that it rests on.
 
 use std::fmt::Write as _;
+use std::iter;
 
 use super::{
-    model::{Cell, Kernel, Ledger, Report, Verdict},
+    client,
+    model::{Cell, Client, Kernel, Ledger, Report, Verdict},
     study,
 };
 use crate::explain::words;
@@ -91,7 +93,7 @@ pub fn table(report: &Report, colour: Colour) -> String {
             out,
             "{:name$}  {:>8} {:>8} {:>9} {:>9} {:>9} {:>8} {}  {}",
             clean(&cell.name),
-            format!("{:.1}", cell.client.max_srps),
+            or_dash(best(&cell.client)),
             or_dash(cell.client.hold_srps.map(words::rate)),
             or_dash(predicted.map(words::rate)),
             cell.client.successes,
@@ -102,6 +104,11 @@ pub fn table(report: &Report, colour: Colour) -> String {
         );
     }
     out
+}
+
+/// The best ten seconds of a run that has ten.
+pub(super) fn best(client: &Client) -> Option<String> {
+    (!client.is_shorter_than_max()).then(|| format!("{:.1}", client.max_srps))
 }
 
 /// The verdict in words.
@@ -134,7 +141,10 @@ const fn verdict_code(verdict: Verdict) -> &'static str {
 
 fn heading(out: &mut String, cell: &Cell, colour: Colour) {
     let rate = cell.client.hold_srps.map_or_else(
-        || format!("{:.1} requests/s at best", cell.client.max_srps),
+        || match best(&cell.client) {
+            Some(rate) => format!("{rate} requests/s at best"),
+            None => format!("{:.1} requests/s", cell.client.max_srps),
+        },
         |rate| format!("{} requests/s", words::rate(rate)),
     );
     let name = if cell.name.is_empty() { "run".to_owned() } else { clean(&cell.name) };
@@ -152,34 +162,16 @@ fn heading(out: &mut String, cell: &Cell, colour: Colour) {
 }
 
 fn client(out: &mut String, cell: &Cell, colour: Colour) {
-    let client = &cell.client;
+    let lines = client::lines(&cell.client);
     let _ = writeln!(out, "\n{}", colour.paint(BOLD, "Client"));
-    let _ = writeln!(
-        out,
-        "  {} users, {:.0} s hold: {} successes of {} requests; max {:.1}/s over 10 s, {} in the \
-         best second",
-        client.users,
-        client.hold_s,
-        client.successes,
-        client.requests,
-        client.max_srps,
-        client.peak_1s
-    );
-    if let Some(latency) = &client.latency_ms {
-        let _ = writeln!(
-            out,
-            "  latency mean {}, p50 {}, p90 {}, p99 {}, max {}",
-            words::ms(latency.mean),
-            words::ms(latency.p50),
-            words::ms(latency.p90),
-            words::ms(latency.p99),
-            words::ms(latency.max)
-        );
+    for line in iter::once(lines.load).chain(lines.latency) {
+        paragraph(out, &line, "  ");
     }
-    if !client.failures.is_empty() {
-        let failures: Vec<String> =
-            client.failures.iter().map(|(class, count)| format!("{count} {class}")).collect();
-        let _ = writeln!(out, "  {} {}", colour.paint(RED, "failed:"), failures.join(", "));
+    if let Some(failed) = lines.failed {
+        paragraph(out, &format!("{} {failed}", colour.paint(RED, "failed:")), "  ");
+    }
+    if let Some(odd) = lines.odd {
+        paragraph(out, &odd, "  ");
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) fn throughput(out: &mut String, index: usize, cell: &Cell) {
          <text x=\"{0}\" y=\"{base:.1}\" text-anchor=\"end\">0</text>\
          <text x=\"{3:.1}\" y=\"{1:.1}\">{4}</text>\
          <text x=\"{5:.1}\" y=\"{6:.1}\" text-anchor=\"end\">{7:.0} s</text>\
-         <text x=\"{LEFT}\" y=\"{6:.1}\">requests/s (line: 10 s mean), dashed: users</text></svg>",
+         <text x=\"{LEFT}\" y=\"{6:.1}\">requests/s (line: {8}), dashed: users</text></svg>",
         LEFT - 4.0,
         TOP + 6.0,
         short(top),
@@ -71,6 +71,7 @@ pub(super) fn throughput(out: &mut String, index: usize, cell: &Cell) {
         x(length),
         HEIGHT - 4.0,
         length,
+        if cell.client.is_shorter_than_max() { "mean so far" } else { "10 s mean" },
     );
 }
 
@@ -85,8 +86,12 @@ fn line(out: &mut String, class: &str, points: impl Iterator<Item = (f64, f64)>)
 fn description(cell: &Cell, length: f64) -> String {
     let client = &cell.client;
     format!(
-        "{} successes in {length:.0} s with up to {} users; at best {:.1} per second over 10 s.",
-        client.successes, client.users, client.max_srps
+        "{} successes in {length:.0} s with up to {} users; {}{:.1} per second{}.",
+        client.successes,
+        client.users,
+        if client.is_shorter_than_max() { "" } else { "at best " },
+        client.max_srps,
+        if client.is_shorter_than_max() { "" } else { " over 10 s" },
     )
 }
 
