@@ -18,7 +18,7 @@ const SHORTEST_NS: u64 = SECOND_NS / 10;
 pub const HOLD_MIN_SUCCESSES: usize = 30;
 const SECOND_NS: u64 = 1_000_000_000;
 const NS_PER_MS: f64 = 1e6;
-const NS_PER_S: f64 = 1e9;
+pub(crate) const NS_PER_S: f64 = 1e9;
 
 /// The client's part of the report. The users are a closed loop: one that waits does not send, so
 /// a latency is that of the requests that were made, not of an offered rate. Of requests beyond the

@@ -64,6 +64,24 @@ impl Evidence<'_> {
         self.ledger.client_mean_ms.unwrap_or(0.0)
     }
 
+    /// Mean latency of the requests that were joined, whose stages are known, milliseconds; 0 if none
+    /// was. A stage is a part of this, and not of [`Self::client_mean_ms`].
+    pub(crate) fn joined_mean_ms(&self) -> f64 {
+        self.ledger.stages_mean_ms.unwrap_or(0.0)
+    }
+
+    /// `A request`, or where only some were joined, which ones.
+    fn a_joined_request(&self) -> String {
+        if self.ledger.unmatched == 0 {
+            return "A request".to_owned();
+        }
+        format!(
+            "Of the {} that were joined with the kernel's timeline ({} were not) one",
+            words::number(self.ledger.matched, "request", "requests"),
+            self.ledger.unmatched,
+        )
+    }
+
     /// Mean length of the accept queue; 0 if it was not seen.
     pub(crate) fn queue_mean(&self) -> f64 {
         self.kernel().accept_queue_depth.as_ref().map_or(0.0, |depth| depth.mean)
@@ -105,6 +123,16 @@ impl Evidence<'_> {
             && times * self.delay_ms >= DOMINANT * held.mean
     }
 
+    /// When the delay is not known to have been in force any more, nanoseconds; None if it was there
+    /// throughout.
+    fn delay_ended_at(&self) -> Option<u64> {
+        self.run.kernel.as_ref().and_then(|data| data.impaired_until(self.run.end))
+    }
+
+    fn delay_ended(&self) -> bool {
+        self.delay_ended_at().is_some()
+    }
+
     /// Delay that a request waits for in its database round trips, milliseconds; None if that is
     /// not known.
     pub(crate) fn database_delay_ms(&self) -> Option<f64> {
@@ -131,6 +159,9 @@ impl Evidence<'_> {
         let data = self.run.kernel.as_ref();
         if data.is_some_and(|data| data.lost_at.is_some()) {
             return Some("the agent was lost during the run".to_owned());
+        }
+        if self.delay_ended() {
+            return Some("the delay ended during the run".to_owned());
         }
         if self.kernel().lost_events > 0 {
             return Some(format!("{} kernel events were lost", self.kernel().lost_events));
@@ -321,22 +352,24 @@ fn on_the_network(evidence: &Evidence<'_>, verdict: Verdict) -> Option<String> {
     let connect = evidence.stage_ms(Stage::Connect);
     let request = evidence.stage_ms(Stage::RequestNet);
     let response = evidence.stage_ms(Stage::ResponseNet);
-    let whole = evidence.client_mean_ms();
+    let whole = evidence.joined_mean_ms();
     let network = connect + request + response;
     if whole <= 0.0 || network < NETWORK_WORTH_TELLING * whole {
         return None;
     }
     let delayed = if evidence.delay_ms > 0.0 {
         format!(
-            " ({} were added to each packet that leaves the service)",
-            words::ms(evidence.delay_ms)
+            " ({} were added to each packet that leaves the service{})",
+            words::ms(evidence.delay_ms),
+            if evidence.delay_ended() { " while the delay was in force" } else { "" }
         )
     } else {
         String::new()
     };
     Some(format!(
-        "A request takes {}, of which {} pass on the network{delayed}: {} to connect, {} for the \
-         request, {} for the response. {}",
+        "{} takes {}, of which {} pass on the network{delayed}: {} to connect, {} for the request, {} \
+         for the response. {}",
+        evidence.a_joined_request(),
         words::ms(whole),
         words::ms(network),
         words::ms(connect),
@@ -372,7 +405,7 @@ fn unfinished(evidence: &Evidence<'_>) -> Option<String> {
 fn otherwise_than_predicted(evidence: &Evidence<'_>) -> Option<String> {
     let predicted = evidence.prediction?.crossings.filter(|&times| times > 0.0)?;
     let count = evidence.kernel().db_round_trips_per_request.filter(|&count| count > 0.0)?;
-    if evidence.delay_ms <= 0.0 {
+    if evidence.delay_ms <= 0.0 || evidence.delay_ended() {
         return None;
     }
     let times = evidence.crossing().factor()? * count;
@@ -392,6 +425,14 @@ fn measured(evidence: &Evidence<'_>) -> Option<String> {
     let prediction = evidence.prediction?;
     if let Some(reason) = &prediction.no_prediction {
         return Some(format!("No prediction was made from {}: {reason}.", prediction.from));
+    }
+    if let Some(until) = evidence.delay_ended_at() {
+        return Some(format!(
+            "What was measured is not compared with the prediction from {}: the delay is known to \
+             have been in force until {:.1} s only.",
+            prediction.from,
+            until.saturating_sub(evidence.run.start) as f64 / 1e9,
+        ));
     }
     let measured = evidence.client.hold_srps?;
     if let Some(predicted) = prediction.predicted_rps.filter(|&rate| rate > 0.0) {

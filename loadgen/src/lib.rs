@@ -111,5 +111,8 @@ fn injection(run: &RunData, data: &KernelData, matches: &[join::Match<'_>]) -> O
         requested_ms: impaired.delay_ns as f64 / 1e6,
         achieved_ms: at(0.5).zip(at(0.99)).map(|(p50, p99)| Achieved { p50, p99 }),
         dropped: data.injector_dropped,
+        until_s: data
+            .impaired_until(run.end)
+            .map(|at| at.saturating_sub(run.start) as f64 / client_stats::NS_PER_S),
     })
 }

@@ -279,6 +279,18 @@ pub struct KernelData {
     pub notices: Vec<String>,
 }
 
+impl KernelData {
+    /// From when on the impairment is not known to have been in force in a run that ended at `end`:
+    /// the agent was lost, or told that it had ended. None if it was there throughout.
+    #[must_use]
+    pub fn impaired_until(&self, end: u64) -> Option<u64> {
+        let ended = self.errors.iter().filter(|error| error.code == wire::ErrorCode::Kernel);
+        let told = ended.map(|error| error.at_ns);
+        self.impaired.as_ref()?;
+        self.lost_at.into_iter().chain(told).filter(|&at| at <= end).min()
+    }
+}
+
 /// Something that went wrong on the agent's side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentError {

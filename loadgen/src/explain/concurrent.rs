@@ -264,7 +264,7 @@ fn rest(evidence: &Evidence<'_>, load: &Load<'_>) -> (Judgement, String) {
     let queued = evidence.stage_ms(Stage::AcceptQueue) + evidence.stage_ms(Stage::Unread);
     let executors_room = !load.few_executors(evidence) || load.executor("idle") >= LOOP_IDLE_PLENTY;
     let idle = least_idle(evidence, load);
-    if idle >= LOOP_IDLE_PLENTY && executors_room && queued < DOMINANT * evidence.client_mean_ms() {
+    if idle >= LOOP_IDLE_PLENTY && executors_room && queued < DOMINANT * evidence.joined_mean_ms() {
         let users = words::several(evidence.users(), "user", "users");
         let cause = match steady_rate(evidence) {
             Some(rate) => format!(

@@ -159,7 +159,7 @@ fn queue_sentence(evidence: &Evidence<'_>) -> String {
         words::several(depth, "user", "users"),
         most,
         words::ms(waited),
-        words::ms(evidence.client_mean_ms()),
+        words::ms(evidence.joined_mean_ms()),
     )
 }
 

@@ -6,7 +6,7 @@ use agent_common::{
 use crate::{
     Inputs, analyse,
     predict::predict,
-    record::RunData,
+    record::{AgentError, RunData},
     report::model::{Cell, Verdict},
     simulate::{self, Load, MS, SECOND, Step},
 };
@@ -294,4 +294,61 @@ fn async_changes_promise_no_more_than_loop_and_processors_have() {
     let shared = cell(&load.concurrent());
     assert_eq!(verdict(&shared), Verdict::EventLoopCpu);
     assert_eq!(promised(&shared, "twice"), None, "{:?}", shared.explanation);
+}
+
+/// A run with 20 ms of delay whose agent, and with it the delay, was gone after half of it.
+fn lost_in_mid_run() -> RunData {
+    let mut load = simulate::io_read("lost", "async_limited", 20);
+    (load.users, load.hold_s, load.keep_alive) = (2, 30, true);
+    load.steps = vec![Step::Spend(class::CPU, MS)];
+    let mut run = load.concurrent();
+    let lost = run.start + 15 * SECOND;
+    for record in run.records.iter_mut().filter(|record| record.c4 > lost) {
+        record.c0 = record.c4 - MS;
+    }
+    let data = run.kernel.as_mut().unwrap();
+    data.requests.retain(|request| request.s5 <= lost);
+    data.unfinished.clear();
+    data.client_turns.retain(|turn| turn.c4k <= lost);
+    data.windows.retain(|window| window.to_ns <= lost);
+    (data.lost_at, data.totals) = (Some(lost), None);
+    run
+}
+
+#[test]
+fn after_the_agent_was_lost_sentences_are_of_the_joined_requests_and_say_so() {
+    let run = lost_in_mid_run();
+    let prediction =
+        predict(&cell(&simulate::io_read("base", "sync", 0).one_at_a_time(1)), 20 * MS);
+    let lost = analyse(&run, &Inputs { prediction: Some(prediction), cpus: 2 });
+    let ledger = lost.ledger.as_ref().unwrap();
+    let joined = ledger.stages_mean_ms.unwrap();
+    assert!(ledger.client_mean_ms.unwrap() < 0.6 * joined, "two populations: {ledger:?}");
+    let told = story(&lost);
+    let whole = crate::explain::words::ms(joined);
+    assert!(told.contains(&format!("kernel's timeline ({} were not) one takes", ledger.unmatched)));
+    assert!(told.contains(&format!("one takes {whole}, of which 20.")), "{told}");
+    assert!(told.contains("while the delay was in force"), "{told}");
+    assert!(told.contains("in force until 15.0 s only") && !told.contains("Measured:"), "{told}");
+    assert_eq!(lost.injection.as_ref().unwrap().until_s, Some(15.0));
+    let text = crate::report::text::cell(&lost, crate::report::text::Colour::Never);
+    assert!(text.contains("20.0 ms added on eth0 by nfqueue until 15.0 s"), "{text}");
+
+    // A loss after the users had stopped takes nothing away from the delay.
+    let mut late = simulate::io_read("late", "sync", 20).one_at_a_time(1);
+    late.kernel.as_mut().unwrap().lost_at = Some(late.end + 1);
+    assert_eq!(cell(&late).injection.unwrap().until_s, None);
+}
+
+#[test]
+fn a_delay_that_ended_by_itself_leaves_the_verdict_open() {
+    let mut run = simulate::io_read("ended", "sync", 100).one_at_a_time(1);
+    let at_ns = run.start + 30 * SECOND;
+    let message = "the impairment has ended: somebody removed it".to_owned();
+    let code = wire::ErrorCode::Kernel;
+    run.kernel.as_mut().unwrap().errors.push(AgentError { at_ns, code, message });
+    let ended = cell(&run);
+    assert_eq!(verdict(&ended), Verdict::CannotTell);
+    assert!(story(&ended).contains("the delay ended during the run"), "{}", story(&ended));
+    assert_eq!(ended.injection.unwrap().until_s, Some(30.0));
 }

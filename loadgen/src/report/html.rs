@@ -6,7 +6,6 @@ mod chart;
 mod stack;
 
 use std::fmt::Write as _;
-use std::iter;
 
 use super::{
     client,
@@ -148,7 +147,8 @@ fn story(out: &mut String, cell: &Cell) {
         out.push_str("</ul>\n");
     }
     let client = client::lines(&cell.client);
-    for line in iter::once(client.load).chain(client.latency).chain(client.odd) {
+    let lines = text::added(cell).into_iter().chain([client.load]);
+    for line in lines.chain(client.latency).chain(client.odd) {
         let _ = writeln!(out, "<p class=\"note\">{}</p>", escape(&line));
     }
     if let Some(failed) = client.failed {

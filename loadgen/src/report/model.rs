@@ -81,6 +81,10 @@ pub struct Injection {
     pub achieved_ms: Option<Achieved>,
     /// Packets dropped or let through because the engine's queue was full.
     pub dropped: u64,
+    /// Seconds from the start of the run from which on it is not known to have been in force: the
+    /// agent was lost, or told that it had ended. Null: throughout (added to schema version 1).
+    #[serde(default)]
+    pub until_s: Option<f64>,
 }
 
 /// A measured delay.

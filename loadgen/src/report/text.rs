@@ -149,16 +149,24 @@ fn heading(out: &mut String, cell: &Cell, colour: Colour) {
     );
     let name = if cell.name.is_empty() { "run".to_owned() } else { clean(&cell.name) };
     let mut line = format!("{}  {rate}", colour.paint(BOLD, &name));
-    if let Some(injection) = &cell.injection {
-        let _ = write!(
-            line,
-            ", {} added on {} by {}",
-            words::ms(injection.requested_ms),
-            clean(&injection.device),
-            clean(&injection.engine)
-        );
+    if let Some(added) = added(cell) {
+        let _ = write!(line, ", {}", clean(&added));
     }
     let _ = writeln!(out, "{line}");
+}
+
+/// What was injected, where, and for how long if not throughout.
+pub(super) fn added(cell: &Cell) -> Option<String> {
+    let injection = cell.injection.as_ref()?;
+    let until = injection.until_s.map_or_else(String::new, |seconds| {
+        format!(" until {seconds:.1} s: from then on nobody knows what was in force")
+    });
+    Some(format!(
+        "{} added on {} by {}{until}",
+        words::ms(injection.requested_ms),
+        injection.device,
+        injection.engine,
+    ))
 }
 
 fn client(out: &mut String, cell: &Cell, colour: Colour) {
@@ -180,7 +188,7 @@ fn stages(out: &mut String, ledger: &Ledger, colour: Colour) {
         return;
     }
     let title = format!(
-        "Where a request waited (mean of {} completed in the {})",
+        "Where a request waited (mean of {} joined, completed in the {})",
         ledger.matched,
         clean(&ledger.scope)
     );
