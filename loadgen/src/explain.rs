@@ -6,6 +6,7 @@
 
 mod concurrent;
 mod one_at_a_time;
+mod sentences;
 pub(crate) mod words;
 
 use crate::{
@@ -24,8 +25,6 @@ use crate::{
 pub const SATURATED: f64 = 0.90;
 /// A wait class decides the verdict from this share of the held time on.
 pub const DOMINANT: f64 = 0.50;
-/// The network's part of a request is told from this share on, where the service has room.
-pub const NETWORK_WORTH_TELLING: f64 = 0.30;
 /// What was foretold came true if it was measured this close.
 const FORETOLD: f64 = 0.05;
 /// Below this many requests nothing is decided.
@@ -213,11 +212,11 @@ pub fn explain(
         delay_ms: impaired.map_or(0.0, |impaired| impaired.delay_ns as f64 / 1e6),
     };
     let (judgement, mut sentences, what_if) = tell(&evidence);
-    sentences.extend(failures(&evidence));
-    sentences.extend(on_the_network(&evidence, judgement.verdict));
-    sentences.extend(unfinished(&evidence));
-    sentences.extend(measured(&evidence));
-    sentences.extend(otherwise_than_predicted(&evidence));
+    sentences.extend(sentences::failures(&evidence));
+    sentences.extend(sentences::on_the_network(&evidence, judgement.verdict));
+    sentences.extend(sentences::unfinished(&evidence));
+    sentences.extend(sentences::measured(&evidence));
+    sentences.extend(sentences::otherwise_than_predicted(&evidence));
     Explanation {
         verdict: judgement.verdict,
         bound_rps: judgement.bound_rps.filter(|rate| rate.is_finite()),
@@ -246,212 +245,6 @@ fn tell(evidence: &Evidence<'_>) -> (Judgement, Vec<String>, Vec<WhatIf>) {
     } else {
         concurrent::tell(evidence)
     }
-}
-
-/// How many round trips per request, and which only set up a connection.
-pub(crate) fn round_trips(evidence: &Evidence<'_>) -> Option<String> {
-    let total = evidence.kernel().db_round_trips_per_request.filter(|&total| total > 0.0)?;
-    let lines = &evidence.kernel().db_round_trips;
-    let is_setup = |kind: &str| {
-        agent_common::wire::DbKind::ALL.iter().any(|one| one.name() == kind && one.is_setup())
-    };
-    let mut setup = 0.0;
-    let mut kinds: Vec<(&str, f64)> = Vec::new();
-    for line in lines.iter().filter(|line| is_setup(&line.kind)) {
-        setup += line.per_request;
-        match kinds.last_mut() {
-            Some((kind, sum)) if *kind == line.kind => *sum += line.per_request,
-            _ => kinds.push((&line.kind, line.per_request)),
-        }
-    }
-    let round_trips = words::several(total, "database round trip", "database round trips");
-    let time = words::ms(evidence.stats.database_ms);
-    if setup <= 0.0 {
-        return Some(format!("A request makes {round_trips}, {time} in all."));
-    }
-    let named: Vec<String> = kinds
-        .iter()
-        .map(|(kind, count)| {
-            // Requests that an edge of the hold cuts put a percent or so on the counts.
-            let whole = if (count - count.round()).abs() <= 0.02 { count.round() } else { *count };
-            match words::mean(whole).as_str() {
-                "1" => words::purpose(kind).to_owned(),
-                count => format!("{count} x {}", words::purpose(kind)),
-            }
-        })
-        .collect();
-    Some(format!(
-        "A request makes {round_trips}, {time} in all: {} only set up a connection ({}), {} do \
-         the work.",
-        words::mean(setup),
-        words::list(&named),
-        words::mean(total - setup),
-    ))
-}
-
-/// That the delay is not in the way to the database, if so.
-pub(crate) fn not_crossed(evidence: &Evidence<'_>) -> Option<String> {
-    let count = evidence.kernel().db_round_trips_per_request.filter(|&count| count > 0.0)?;
-    if evidence.delay_ms <= 0.0 {
-        return None;
-    }
-    let (device, delay) = (evidence.device(), words::ms(evidence.delay_ms));
-    match evidence.crossing() {
-        Crossing::Never => Some(format!(
-            "They are shorter than the {delay} of delay on {device}: the database's packets do \
-             not cross the delayed interface."
-        )),
-        Crossing::NotEach => Some(format!(
-            "Together they take less than {} x {delay}: not all of the database's packets cross \
-             the delayed interface, {device}.",
-            words::mean(count),
-        )),
-        Crossing::Once | Crossing::Twice | Crossing::Unclear => None,
-    }
-}
-
-/// Failures that are worth a sentence: from this share of requests on.
-const FAILED: f64 = 0.01;
-
-fn failures(evidence: &Evidence<'_>) -> Option<String> {
-    let client = evidence.client;
-    let failed: u64 = client.failures.values().sum();
-    if (failed as f64) < FAILED * client.requests as f64 || failed == 0 {
-        return None;
-    }
-    let named: Vec<String> = client
-        .failures
-        .iter()
-        .map(|(class, count)| {
-            let often = most_often(client, class)
-                .map_or_else(String::new, |status| format!(", most often {status}"));
-            format!("{count} {}{often}", class.replace('_', " "))
-        })
-        .collect();
-    Some(format!(
-        "{failed} of {} failed ({}); rates are of successes.",
-        words::several(client.requests as f64, "request", "requests"),
-        words::list(&named),
-    ))
-}
-
-/// The HTTP status that a failure class had most often; None where it has none.
-fn most_often(client: &Client, class: &str) -> Option<String> {
-    let hundreds = class.strip_prefix("http_")?.get(..1)?;
-    let of_class = client.statuses.iter().filter(|(code, _)| code.starts_with(hundreds));
-    let (code, _) = of_class.max_by_key(|(_, count)| **count)?;
-    code.parse().ok().map(words::status)
-}
-
-/// Where the service has room, what its users wait for is elsewhere: the network's part, if it is
-/// large.
-fn on_the_network(evidence: &Evidence<'_>, verdict: Verdict) -> Option<String> {
-    if !matches!(verdict, Verdict::NotSaturated | Verdict::CannotTell) {
-        return None;
-    }
-    let connect = evidence.stage_ms(Stage::Connect);
-    let request = evidence.stage_ms(Stage::RequestNet);
-    let response = evidence.stage_ms(Stage::ResponseNet);
-    let whole = evidence.joined_mean_ms();
-    let network = connect + request + response;
-    if whole <= 0.0 || network < NETWORK_WORTH_TELLING * whole {
-        return None;
-    }
-    let delayed = if evidence.delay_ms > 0.0 {
-        format!(
-            " ({} were added to each packet that leaves the service{})",
-            words::ms(evidence.delay_ms),
-            if evidence.delay_ended() { " while the delay was in force" } else { "" }
-        )
-    } else {
-        String::new()
-    };
-    Some(format!(
-        "{} takes {}, of which {} pass on the network{delayed}: {} to connect, {} for the request, {} \
-         for the response. {}",
-        evidence.a_joined_request(),
-        words::ms(whole),
-        words::ms(network),
-        words::ms(connect),
-        words::ms(request),
-        words::ms(response),
-        if connect >= network / 2.0 {
-            "Connections kept open between requests would save the first part."
-        } else {
-            "The service is not what the users wait for."
-        },
-    ))
-}
-
-fn unfinished(evidence: &Evidence<'_>) -> Option<String> {
-    let unfinished = &evidence.ledger.unfinished;
-    let age = unfinished.mean_age_ms?;
-    // Each user of a closed loop has one under way. Only those that are older than what got
-    // through tell of a queue that the latencies do not show.
-    if age <= evidence.client_mean_ms() {
-        return None;
-    }
-    let (stage, most) = unfinished.by_stage.iter().max_by_key(|(_, count)| **count)?;
-    Some(format!(
-        "When the run ended {} were unfinished, {} old on average, {most} of them in {}: the \
-         latencies are those of the requests that got through.",
-        words::several(unfinished.count as f64, "request", "requests"),
-        words::ms(age),
-        stage.replace('_', " "),
-    ))
-}
-
-/// That the delay was not where the prediction took it to be, if so.
-fn otherwise_than_predicted(evidence: &Evidence<'_>) -> Option<String> {
-    let predicted = evidence.prediction?.crossings.filter(|&times| times > 0.0)?;
-    let count = evidence.kernel().db_round_trips_per_request.filter(|&count| count > 0.0)?;
-    if evidence.delay_ms <= 0.0 || evidence.delay_ended() {
-        return None;
-    }
-    let times = evidence.crossing().factor()? * count;
-    // Far more than what a request more or less at an edge of the hold makes of it.
-    ((times - predicted).abs() > 0.5 * predicted).then(|| {
-        format!(
-            "The prediction took a request to wait for {} crossings of the delayed interface; \
-             here it waited for {}.",
-            words::mean(predicted),
-            words::mean(times),
-        )
-    })
-}
-
-/// Measured beside predicted.
-fn measured(evidence: &Evidence<'_>) -> Option<String> {
-    let prediction = evidence.prediction?;
-    if let Some(reason) = &prediction.no_prediction {
-        return Some(format!("No prediction was made from {}: {reason}.", prediction.from));
-    }
-    if let Some(until) = evidence.delay_ended_at() {
-        return Some(format!(
-            "What was measured is not compared with the prediction from {}: the delay is known to \
-             have been in force until {:.1} s only.",
-            prediction.from,
-            until.saturating_sub(evidence.run.start) as f64 / 1e9,
-        ));
-    }
-    let measured = evidence.client.hold_srps?;
-    if let Some(predicted) = prediction.predicted_rps.filter(|&rate| rate > 0.0) {
-        return Some(format!(
-            "Predicted from {} before this run: {} requests per second. Measured: {} ({:+.1} %).",
-            prediction.from,
-            words::rate(predicted),
-            words::rate(measured),
-            // Adding zero turns a negative zero into a positive one.
-            (1_000.0 * (measured / predicted - 1.0)).round() / 10.0 + 0.0,
-        ));
-    }
-    let bound = prediction.upper_bound_rps?;
-    Some(format!(
-        "Predicted from {} before this run: no more than {} requests per second. Measured: {}.",
-        prediction.from,
-        words::rate(bound),
-        words::rate(measured),
-    ))
 }
 
 #[cfg(test)]

@@ -2,7 +2,17 @@
 //! work to. Waits overlap, so a delay costs each request time and not the server its throughput;
 //! the queue moves from the backlog into the process, and a short accept queue proves nothing.
 
-use super::{DOMINANT, Evidence, Judgement, not_crossed, round_trips, words};
+mod bounds;
+mod story;
+
+use self::{
+    bounds::{by_database, cpu_bound, steady_rate, what_if},
+    story::{
+        cpu_cause, executor_sentence, loop_sentence, overlap_sentence, queue_sentence,
+        shape_sentence,
+    },
+};
+use super::{DOMINANT, Evidence, Judgement, sentences::round_trips, words};
 use crate::{
     kernel_stats::Dominant,
     ledger::Stage,
@@ -10,30 +20,24 @@ use crate::{
 };
 
 /// Up to this share of idle time an event loop counts as busy all the time.
-pub(super) const LOOP_IDLE_MAX: f64 = 0.10;
+const LOOP_IDLE_MAX: f64 = 0.10;
 /// From this share of the processors on, or of one processor per event loop where threads wait for
 /// one another, processor time is the bound.
-pub(super) const CORES_BUSY: f64 = 0.85;
+const CORES_BUSY: f64 = 0.85;
 /// From this share of its time on a thread is busy with the database.
-pub(super) const EXECUTOR_BUSY: f64 = 0.85;
+const EXECUTOR_BUSY: f64 = 0.85;
 /// With fewer requests in service than this share of the threads for them, some of those that wait for a
 /// lock only wait for work: a pool's queue is a lock to the kernel.
-pub(super) const EXECUTORS_ASKED: f64 = 0.80;
+const EXECUTORS_ASKED: f64 = 0.80;
 /// The database is slower under load if it takes this many times as long as when hardly anybody
 /// asks, delay left out.
-pub(super) const SLOWER: f64 = 2.0;
+const SLOWER: f64 = 2.0;
 /// And out of capacity if on average at least so many wait for the same of it at once.
-pub(super) const QUEUED: f64 = 4.0;
+const QUEUED: f64 = 4.0;
 /// From so many on it may be.
 const QUEUED_PERHAPS: f64 = 1.0;
 /// From this mean length of the accept queue on somebody always waits to be taken.
 pub(super) const QUEUE_STANDS: f64 = 1.0;
-/// N / R is told where it is this close to what was measured: elsewhere there is no steady state.
-const STEADY: f64 = 0.05;
-/// What a change gives is told if it is more than what there is by this share.
-const WORTH_TELLING: f64 = 0.02;
-/// With so many threads waiting for a processor on average, none is left over.
-const PROCESSORS_TAKEN: f64 = 1.0;
 /// A loop with this much idle time could take on more.
 const LOOP_IDLE_PLENTY: f64 = 0.20;
 /// Of the time of threads that wait neither for work nor for the database, this share is in locks
@@ -286,200 +290,4 @@ fn rest(evidence: &Evidence<'_>, load: &Load<'_>) -> (Judgement, String) {
          the time"
             .to_owned(),
     )
-}
-
-/// N / R, where the run was in a steady state: nothing older than what got through, and the rate is
-/// what was measured.
-fn steady_rate(evidence: &Evidence<'_>) -> Option<f64> {
-    let mean = Some(evidence.client_mean_ms()).filter(|&ms| ms > 0.0)?;
-    let measured = evidence.client.hold_srps?;
-    let age = evidence.ledger.unfinished.mean_age_ms.unwrap_or(0.0);
-    let rate = evidence.users() * 1e3 / mean;
-    (age <= mean && (rate / measured - 1.0).abs() <= STEADY).then_some(rate)
-}
-
-/// Threads / time per request with the database.
-fn by_database(evidence: &Evidence<'_>, threads: f64) -> Option<f64> {
-    let ms = evidence.stats.database_ms;
-    (ms > 0.0).then(|| threads.max(1.0) * 1e3 / ms)
-}
-
-/// Processor milliseconds per answered request.
-fn cpu_ms(evidence: &Evidence<'_>, load: &Load<'_>) -> Option<f64> {
-    let hold_ms = evidence.client.hold_s * 1e3;
-    let answered = evidence.stats.answered as f64;
-    let ms = load.cores() * hold_ms / answered;
-    (ms.is_finite() && ms > 0.0).then_some(ms)
-}
-
-/// What the event loops could do if each had a processor to itself and nothing else changed, the
-/// database's own work included. None where that says no more than what was measured, or where others
-/// have the processors.
-fn cpu_bound(evidence: &Evidence<'_>, load: &Load<'_>) -> Option<f64> {
-    let ms = cpu_ms(evidence, load)?;
-    let loops = load.takers.threads.max(1.0);
-    let bound = (loops * 1e3 / ms).min(processors_bound(evidence, load));
-    let measured = evidence.client.hold_srps?;
-    let room = load.cores() < loops && load.sum(&["runqueue"]) < PROCESSORS_TAKEN;
-    (room && bound > (1.0 + STEADY) * measured).then_some(bound)
-}
-
-/// Requests per second for which the processors of this host suffice, where the database, alone
-/// with each request, needs one of them all the time it works on it; infinite if they are not known.
-/// Where more than that was measured the database is not such, and only the service's own work counts.
-fn processors_bound(evidence: &Evidence<'_>, load: &Load<'_>) -> f64 {
-    let database =
-        (evidence.stats.database_alone_ms - evidence.database_delay_ms().unwrap_or(0.0)).max(0.0);
-    let own = cpu_ms(evidence, load).unwrap_or(0.0);
-    let bound = |work: f64| {
-        if evidence.cpus == 0 || work <= 0.0 {
-            f64::INFINITY
-        } else {
-            f64::from(evidence.cpus) * 1e3 / work
-        }
-    };
-    let with_database = bound(own + database);
-    let refuted =
-        evidence.client.hold_srps.is_some_and(|rate| rate > (1.0 + STEADY) * with_database);
-    if refuted { bound(own) } else { with_database }
-}
-
-/// Requests per second at which the busiest event loop, as busy per request as now, is never idle.
-fn loop_bound(evidence: &Evidence<'_>, load: &Load<'_>) -> f64 {
-    let busy = 1.0 - least_idle(evidence, load);
-    evidence.client.hold_srps.filter(|_| busy > 0.0).map_or(f64::INFINITY, |rate| rate / busy)
-}
-
-fn cpu_cause(evidence: &Evidence<'_>, load: &Load<'_>) -> String {
-    let ms = cpu_ms(evidence, load).map_or_else(String::new, |ms| {
-        format!(" A request takes {} of processor time.", words::ms(ms))
-    });
-    let cores = words::several(load.cores(), "processor", "processors");
-    let kept = words::percent(load.contention());
-    if load.sum(&["runqueue"]) > load.cores() {
-        return format!(
-            "Processor time is used up, and by others on this host as well: the service got {cores} \
-             on average, and its threads that wanted one spent {kept} of their time kept from \
-             running.{ms}"
-        );
-    }
-    format!(
-        "Processor time is used up: {cores} in use on average, and threads that want one spend \
-         {kept} of their time kept from running.{ms}"
-    )
-}
-
-fn shape_sentence(evidence: &Evidence<'_>, load: &Load<'_>) -> String {
-    format!(
-        "{} every connection as it comes and works on many requests at once: {} in progress on \
-         average.",
-        words::several(load.takers.threads.max(1.0), "event loop takes", "event loops take"),
-        words::several(evidence.stats.in_service_mean, "request", "requests"),
-    )
-}
-
-fn loop_sentence(load: &Load<'_>) -> String {
-    let parts = parts(load.takers);
-    format!("The event loop's time: {}.", words::list(&parts))
-}
-
-fn executor_sentence(load: &Load<'_>) -> Option<String> {
-    let executors = load.executors?;
-    Some(format!(
-        "It hands database work to other threads, {} at once on average; their time: {}.",
-        words::mean(executors.threads),
-        words::list(&parts(executors)),
-    ))
-}
-
-/// What threads did, most first, without the crumbs.
-fn parts(group: &ThreadGroup) -> Vec<String> {
-    let mut classes: Vec<(&String, &f64)> = group.time.iter().collect();
-    classes.sort_by(|a, b| b.1.total_cmp(a.1));
-    classes
-        .into_iter()
-        .filter(|(_, share)| **share >= 0.02)
-        .map(|(class, share)| format!("{} {}", words::percent(*share), words::doing(class)))
-        .collect()
-}
-
-fn overlap_sentence(evidence: &Evidence<'_>) -> Option<String> {
-    evidence.kernel().db_round_trips_per_request.filter(|&count| count > 0.0)?;
-    let open = words::several(evidence.kernel().db_open_mean, "was open", "were open");
-    let overlap = format!("Of these round trips {open} at once on average: their waits overlap");
-    Some(match evidence.database_delay_ms().filter(|&ms| ms > 0.0) {
-        Some(longer) => format!(
-            "{overlap}, so {} of delay makes each request about {} longer while the others go on.",
-            words::ms(evidence.delay_ms),
-            words::ms(longer),
-        ),
-        None => not_crossed(evidence)
-            .map_or_else(|| format!("{overlap}."), |not| format!("{overlap}. {not}")),
-    })
-}
-
-fn queue_sentence(evidence: &Evidence<'_>) -> Option<String> {
-    let depth = evidence.queue_mean();
-    let accept = evidence.stage_ms(Stage::AcceptQueue);
-    let unread = evidence.stage_ms(Stage::Unread);
-    let service = evidence.stage_ms(Stage::Service);
-    if evidence.ledger.stages.is_empty() {
-        return None;
-    }
-    Some(format!(
-        "Users wait inside the process, not in front of it: {} in the accept queue ({} per \
-         request), {} until the request was read, then {} until it was answered.",
-        words::mean(depth),
-        words::ms(accept),
-        words::ms(unread),
-        words::ms(service),
-    ))
-    .filter(|_| service >= accept + unread)
-    .or_else(|| {
-        Some(format!(
-            "Requests wait before anybody looks at them: {} in the accept queue ({} connections on \
-             average) and {} unread, against {} of work.",
-            words::ms(accept),
-            words::mean(depth),
-            words::ms(unread),
-            words::ms(service),
-        ))
-    })
-}
-
-fn what_if(evidence: &Evidence<'_>, load: &Load<'_>, verdict: Verdict) -> Vec<WhatIf> {
-    let mut changes = Vec::new();
-    let Some(measured) = evidence.client.hold_srps else { return changes };
-    let mut add = |change: &str, rate: f64| {
-        if rate > (1.0 + WORTH_TELLING) * measured {
-            changes.push(WhatIf { change: change.to_owned(), predicted_rps: rate });
-        }
-    };
-    let mean = evidence.client_mean_ms();
-    let setup = evidence.stats.setup_ms;
-    // No more than the loop, or the processors with the database's own work, have to give.
-    let most = loop_bound(evidence, load).min(processors_bound(evidence, load));
-    match verdict {
-        Verdict::NotSaturated if setup > WORTH_TELLING * mean && setup < mean => add(
-            "database connections kept open from request to request, the same users",
-            (evidence.users() * 1e3 / (mean - setup)).min(most),
-        ),
-        Verdict::EventLoopCpu if load.sum(&["runqueue"]) < PROCESSORS_TAKEN => add(
-            "twice as many event loops, in processes of their own",
-            if evidence.cpus > 1 {
-                (2.0 * measured).min(processors_bound(evidence, load))
-            } else {
-                measured
-            },
-        ),
-        Verdict::ExecutorHeldByDatabase if load.few_executors(evidence) => {
-            let database = evidence.stats.database_ms;
-            if setup > 0.0 && setup < database {
-                let rate = load.executor_threads() * 1e3 / (database - setup);
-                add("database connections kept open from request to request", rate.min(most));
-            }
-        }
-        _ => {}
-    }
-    changes
 }

@@ -2,7 +2,9 @@
 //! waits, nobody else is served, and everybody else stands in the accept queue.
 
 use super::{
-    DOMINANT, Evidence, Judgement, SATURATED, concurrent::QUEUE_STANDS, not_crossed, round_trips,
+    DOMINANT, Evidence, Judgement, SATURATED,
+    concurrent::QUEUE_STANDS,
+    sentences::{not_crossed, round_trips},
     words,
 };
 use crate::{
