@@ -2,6 +2,7 @@
 //! their time, how long they were held, how long the accept queue was.
 
 mod holds;
+mod serving;
 mod threads;
 mod turns;
 
@@ -73,8 +74,13 @@ pub struct KernelStats {
     pub readers: Vec<Reader>,
     /// Distinct threads that began round trips in the hold.
     pub database_threads: usize,
+    /// How the threads that read requests were seen to serve.
+    pub serving: Serving,
+    /// Those threads, without such that only accept; None if none was seen.
+    pub reading: Option<model::ThreadGroup>,
 }
 
+pub use serving::Serving;
 pub use threads::Reader;
 pub use turns::Dominant;
 
@@ -101,6 +107,7 @@ pub fn kernel(run: &RunData, data: &KernelData) -> KernelStats {
     );
     let (database_ms, setup_ms) = turns.time_ms();
     let alone = turns::alone(data, hold);
+    let serving = Serving::of(data, &threads, hold);
     let kernel = model::Kernel {
         requests: data.requests.len() as u64,
         lost_events: lost,
@@ -113,7 +120,7 @@ pub fn kernel(run: &RunData, data: &KernelData) -> KernelStats {
         counters: counters(data),
         model,
         held_by_class_ms: if one_at_a_time { holds::by_class(&whole) } else { None },
-        thread_groups: threads.groups(model),
+        thread_groups: threads.groups(model, serving.multiplexes()),
         db_open_mean: turns::open_mean(data, hold),
     };
     KernelStats {
@@ -129,6 +136,8 @@ pub fn kernel(run: &RunData, data: &KernelData) -> KernelStats {
         database_alone_ms: alone.total_ns / answered.max(1) as f64 / NS_PER_MS,
         readers: threads.readers(),
         database_threads: turns::threads(data, hold),
+        serving,
+        reading: threads.reading(),
     }
 }
 

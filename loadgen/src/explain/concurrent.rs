@@ -14,7 +14,7 @@ use self::{
 };
 use super::{DOMINANT, Evidence, Judgement, sentences::round_trips, words};
 use crate::{
-    kernel_stats::Dominant,
+    kernel_stats::{Dominant, Serving},
     ledger::Stage,
     report::model::{ThreadGroup, Verdict, WhatIf},
 };
@@ -46,13 +46,38 @@ const CONTENDED: f64 = 0.30;
 
 /// What the threads did, in threads: 0.3 is 30 % of one thread's time.
 struct Load<'a> {
+    /// Threads that accept or read requests.
     takers: &'a ThreadGroup,
+    /// What is told of: the event loops, or of other threads those that read requests.
+    reading: &'a ThreadGroup,
     executors: Option<&'a ThreadGroup>,
+    serving: Serving,
 }
 
 impl Load<'_> {
     fn taker(&self, class: &str) -> f64 {
-        share(self.takers, class)
+        share(self.reading, class)
+    }
+
+    /// The threads that read requests, by what is known of them.
+    fn readers(&self) -> &'static str {
+        match (self.serving.multiplexes(), self.serving.threads) {
+            (true, _) => "the event loop",
+            (false, 1) => "the thread that reads requests",
+            (false, _) => "the threads that read requests",
+        }
+    }
+
+    /// The same with a verb.
+    fn readers_are(&self) -> String {
+        let several = !self.serving.multiplexes() && self.serving.threads != 1;
+        format!("{} {}", self.readers(), if several { "are" } else { "is" })
+    }
+
+    /// How many there are, where that does not follow the connections: event loops, or a pool.
+    fn fixed_threads(&self) -> Option<f64> {
+        let fixed = self.serving.multiplexes() || self.serving.lasting;
+        fixed.then(|| self.reading.threads.max(1.0))
     }
 
     fn executor(&self, class: &str) -> f64 {
@@ -101,7 +126,10 @@ pub(super) fn tell(evidence: &Evidence<'_>) -> (Judgement, Vec<String>, Vec<What
                         connections or to read requests.";
         return (judgement, vec![sentence.to_owned()], Vec::new());
     };
-    let load = Load { takers, executors: evidence.group(true) };
+    let serving = evidence.stats.serving;
+    let reading = evidence.stats.reading.as_ref().filter(|_| !serving.multiplexes());
+    let executors = evidence.group(true);
+    let load = Load { takers, reading: reading.unwrap_or(takers), executors, serving };
     let (judgement, cause) = judge(evidence, &load);
     let mut sentences = vec![shape_sentence(evidence, &load), loop_sentence(&load)];
     sentences.extend(executor_sentence(&load));
@@ -117,19 +145,20 @@ fn judge(evidence: &Evidence<'_>, load: &Load<'_>) -> (Judgement, String) {
     let judged = |verdict, bound_rps, cause| (Judgement { verdict, bound_rps }, cause);
     let idle = load.taker("idle");
     let cores = load.cores();
-    let loops = load.takers.threads.max(1.0);
+    let loops = load.reading.threads.max(1.0);
     let all_cpus = evidence.cpus > 0 && cores >= CORES_BUSY * f64::from(evidence.cpus);
-    let one_each = cores >= CORES_BUSY * loops && load.contention() >= CONTENDED;
-    let loop_computes =
-        idle <= LOOP_IDLE_MAX && load.taker("cpu") + load.taker("runqueue") >= DOMINANT;
+    let one_each = load
+        .fixed_threads()
+        .is_some_and(|threads| cores >= CORES_BUSY * threads && load.contention() >= CONTENDED);
+    // An event loop that is busy keeps others waiting; a thread of their own does not.
+    let busy = idle <= LOOP_IDLE_MAX && (load.serving.multiplexes() || waits_for_thread(evidence));
+    let loop_computes = busy && load.taker("cpu") + load.taker("runqueue") >= DOMINANT;
     if loop_computes || all_cpus || one_each {
         return judged(Verdict::EventLoopCpu, cpu_bound(evidence, load), cpu_cause(evidence, load));
     }
-    if idle <= LOOP_IDLE_MAX && load.taker("database") >= DOMINANT {
-        let cause = "The event loop itself waits for the database: while it does, it serves \
-                     nobody else. Its bound is the time of the round trips."
-            .to_owned();
-        return judged(Verdict::ExecutorHeldByDatabase, by_database(evidence, loops), cause);
+    if busy && load.taker("database") >= DOMINANT {
+        let (bound, cause) = held_by_database(evidence, load);
+        return judged(Verdict::ExecutorHeldByDatabase, bound, cause);
     }
     if (idle <= LOOP_IDLE_MAX && load.taker("lock") >= DOMINANT && asked(evidence, loops))
         || (load.executor("lock") >= DOMINANT && asked(evidence, load.executor_threads()))
@@ -140,6 +169,34 @@ fn judge(evidence: &Evidence<'_>, load: &Load<'_>) -> (Judgement, String) {
         return judged(Verdict::WorkersHeldByLock, None, cause);
     }
     database(evidence, load).unwrap_or_else(|| rest(evidence, load))
+}
+
+/// Whether somebody always waits to be read: no thread is free, or the one there is is busy.
+fn waits_for_thread(evidence: &Evidence<'_>) -> bool {
+    let queued_ms = evidence.stage_ms(Stage::AcceptQueue) + evidence.stage_ms(Stage::Unread);
+    let rate = evidence.stats.answered as f64 / evidence.client.hold_s.max(1e-9);
+    evidence.queue_mean() >= QUEUE_STANDS || rate * queued_ms / 1e3 >= QUEUE_STANDS
+}
+
+/// The bound and the cause where the threads that read requests wait for the database themselves.
+fn held_by_database(evidence: &Evidence<'_>, load: &Load<'_>) -> (Option<f64>, String) {
+    let bound = load.fixed_threads().and_then(|threads| by_database(evidence, threads));
+    let cause = if load.serving.multiplexes() {
+        "The event loop itself waits for the database: while it does, it serves nobody else. Its \
+         bound is the time of the round trips."
+            .to_owned()
+    } else {
+        format!(
+            "{} waiting for the database, and meanwhile further requests wait to be read.",
+            capital(&load.readers_are())
+        )
+    };
+    (bound, cause)
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// Whether there is about as much in service as there are threads for it.
@@ -157,8 +214,9 @@ fn database(evidence: &Evidence<'_>, load: &Load<'_>) -> Option<(Judgement, Stri
     {
         let bound = by_database(evidence, executors);
         let cause = format!(
-            "{} between the event loop and the database, and {} in the process wait for one: {}.",
+            "{} between {} and the database, and {} in the process wait for one: {}.",
             words::several(executors, "thread stands", "threads stand"),
+            load.readers(),
             words::several((inside - executors).max(0.0), "request", "requests"),
             bound.map_or_else(
                 || "that is the bound".to_owned(),
@@ -252,8 +310,9 @@ fn rest(evidence: &Evidence<'_>, load: &Load<'_>) -> (Judgement, String) {
     let depth = evidence.queue_mean();
     if depth >= QUEUE_STANDS {
         return cannot_tell(format!(
-            "{} in the accept queue on average, though the event loop is not busy all the time",
-            words::several(depth, "connection stands", "connections stand")
+            "{} in the accept queue on average, though {} not busy all the time",
+            words::several(depth, "connection stands", "connections stand"),
+            load.readers_are(),
         ));
     }
     if let Some(slower) = Slower::of(evidence).filter(|slower| slower.queued >= QUEUED_PERHAPS) {
@@ -264,6 +323,15 @@ fn rest(evidence: &Evidence<'_>, load: &Load<'_>) -> (Judgement, String) {
             words::ms(slower.alone_ms),
             words::ms(slower.hold_ms)
         ));
+    }
+    if !load.serving.multiplexes() && !waits_for_thread(evidence) {
+        return a_thread_for_each(evidence, load).unwrap_or_else(|| {
+            cannot_tell(
+                "requests find a thread, but the threads are kept waiting by one another or by the \
+                 disk"
+                    .to_owned(),
+            )
+        });
     }
     let queued = evidence.stage_ms(Stage::AcceptQueue) + evidence.stage_ms(Stage::Unread);
     let executors_room = !load.few_executors(evidence) || load.executor("idle") >= LOOP_IDLE_PLENTY;
@@ -278,16 +346,42 @@ fn rest(evidence: &Evidence<'_>, load: &Load<'_>) -> (Judgement, String) {
                 words::rate(rate),
             ),
             None => format!(
-                "Nothing is used up: the event loop is idle {} of the time, and {users} ask for no \
-                 more.",
+                "Nothing is used up: {} idle {} of the time, and {users} ask for no more.",
+                load.readers_are(),
                 words::percent(idle)
             ),
         };
         return (Judgement { verdict: Verdict::NotSaturated, bound_rps: None }, cause);
     }
     cannot_tell(
-        "neither the event loop, nor the threads it hands work to, nor the database was busy all \
-         the time"
+        "neither the threads that read requests, nor others that they hand work to, nor the database \
+         were busy all the time"
             .to_owned(),
     )
 }
+
+/// Where nobody waits for a thread, and threads do not wait for one another: what the users get is
+/// what they ask for. None where they do wait.
+fn a_thread_for_each(evidence: &Evidence<'_>, load: &Load<'_>) -> Option<(Judgement, String)> {
+    let kept = ["lock", "runqueue", "disk"].map(|class| load.taker(class)).iter().sum::<f64>();
+    if kept >= LOOP_IDLE_PLENTY {
+        return None;
+    }
+    let users = words::several(evidence.users(), "user", "users");
+    let cause = match steady_rate(evidence) {
+        Some(rate) => format!(
+            "Nothing is used up: a request finds a thread at once. Each of {users} waits {} for its \
+             answer and then asks again, and that makes {} requests per second. Whether there are \
+             threads for more users was not seen.",
+            words::ms(evidence.client_mean_ms()),
+            words::rate(rate),
+        ),
+        None => format!(
+            "Nothing is used up: a request finds a thread at once, and {users} ask for no more."
+        ),
+    };
+    Some((Judgement { verdict: Verdict::NotSaturated, bound_rps: None }, cause))
+}
+
+#[cfg(test)]
+mod tests;

@@ -114,6 +114,22 @@ impl Threads {
             .collect()
     }
 
+    /// Whether a thread was there for most of the hold.
+    pub(super) fn lasts(&self, tid: u32) -> bool {
+        self.list.get(&tid).is_some_and(|thread| thread.total() >= MOST * self.hold_ns)
+    }
+
+    /// The threads that read requests as a group, whatever else they do.
+    pub(super) fn reading(&self) -> Option<ThreadGroup> {
+        let members = || self.list.values().filter(|thread| thread.requests > 0);
+        members().next()?;
+        Some(ThreadGroup {
+            role: "worker".to_owned(),
+            threads: alive(members(), self.hold_ns),
+            time: shares(members()),
+        })
+    }
+
     /// Share of all their time by wait class, `sleep` within `other`.
     pub(super) fn shares(&self) -> BTreeMap<String, f64> {
         let mut shares = shares(self.list.values());
@@ -123,11 +139,11 @@ impl Threads {
         shares
     }
 
-    /// The threads by what they do.
-    pub(super) fn groups(&self, model: Option<Model>) -> Vec<ThreadGroup> {
+    /// The threads by what they do. Event loops are what was seen to multiplex.
+    pub(super) fn groups(&self, model: Option<Model>, multiplexes: bool) -> Vec<ThreadGroup> {
         let taker = match model {
-            Some(Model::Concurrent) => "event_loop",
-            Some(Model::OneAtATime) | None => "worker",
+            Some(Model::Concurrent) if multiplexes => "event_loop",
+            _ => "worker",
         };
         [(taker, true), ("executor", false)]
             .into_iter()

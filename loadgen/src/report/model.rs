@@ -224,8 +224,8 @@ pub enum Model {
 /// Threads of one role.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ThreadGroup {
-    /// `worker` (accepts or reads requests, one at a time), `event_loop` (the same, many at once)
-    /// or `executor` (neither, but talks to the database).
+    /// `worker` (accepts or reads requests), `event_loop` (the same, and one was seen to have several
+    /// in hand at once) or `executor` (neither, but talks to the database).
     pub role: String,
     /// Threads alive at once, mean over the hold.
     pub threads: f64,

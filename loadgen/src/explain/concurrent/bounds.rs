@@ -12,6 +12,7 @@ const STEADY: f64 = 0.05;
 const WORTH_TELLING: f64 = 0.02;
 /// With so many threads waiting for a processor on average, none is left over.
 const PROCESSORS_TAKEN: f64 = 1.0;
+
 /// N / R, where the run was in a steady state: nothing older than what got through, and the rate is
 /// what was measured.
 pub(super) fn steady_rate(evidence: &Evidence<'_>) -> Option<f64> {
@@ -36,15 +37,17 @@ pub(super) fn cpu_ms(evidence: &Evidence<'_>, load: &Load<'_>) -> Option<f64> {
     (ms.is_finite() && ms > 0.0).then_some(ms)
 }
 
-/// What the event loops could do if each had a processor to itself and nothing else changed, the
+/// What the threads that there are could do if each had a processor to itself and nothing else changed, the
 /// database's own work included. None where that says no more than what was measured, or where others
 /// have the processors.
 pub(super) fn cpu_bound(evidence: &Evidence<'_>, load: &Load<'_>) -> Option<f64> {
     let ms = cpu_ms(evidence, load)?;
-    let loops = load.takers.threads.max(1.0);
-    let bound = (loops * 1e3 / ms).min(processors_bound(evidence, load));
+    // Where threads come and go with the connections their number is no bound.
+    let threads = load.fixed_threads().unwrap_or(f64::INFINITY);
+    let bound = (threads * 1e3 / ms).min(processors_bound(evidence, load));
     let measured = evidence.client.hold_srps?;
-    let room = load.cores() < loops && load.sum(&["runqueue"]) < PROCESSORS_TAKEN;
+    let room =
+        bound.is_finite() && load.cores() < threads && load.sum(&["runqueue"]) < PROCESSORS_TAKEN;
     (room && bound > (1.0 + STEADY) * measured).then_some(bound)
 }
 
@@ -68,8 +71,12 @@ pub(super) fn processors_bound(evidence: &Evidence<'_>, load: &Load<'_>) -> f64 
     if refuted { bound(own) } else { with_database }
 }
 
-/// Requests per second at which the busiest event loop, as busy per request as now, is never idle.
+/// Requests per second at which the busiest event loop, as busy per request as now, is never idle;
+/// infinite where there is none.
 pub(super) fn loop_bound(evidence: &Evidence<'_>, load: &Load<'_>) -> f64 {
+    if !load.serving.multiplexes() {
+        return f64::INFINITY;
+    }
     let busy = 1.0 - least_idle(evidence, load);
     evidence.client.hold_srps.filter(|_| busy > 0.0).map_or(f64::INFINITY, |rate| rate / busy)
 }
@@ -91,14 +98,22 @@ pub(super) fn what_if(evidence: &Evidence<'_>, load: &Load<'_>, verdict: Verdict
             "database connections kept open from request to request, the same users",
             (evidence.users() * 1e3 / (mean - setup)).min(most),
         ),
-        Verdict::EventLoopCpu if load.sum(&["runqueue"]) < PROCESSORS_TAKEN => add(
-            "twice as many event loops, in processes of their own",
-            if evidence.cpus > 1 {
-                (2.0 * measured).min(processors_bound(evidence, load))
-            } else {
-                measured
-            },
-        ),
+        Verdict::EventLoopCpu
+            if load.fixed_threads().is_some() && load.sum(&["runqueue"]) < PROCESSORS_TAKEN =>
+        {
+            add(
+                if load.serving.multiplexes() {
+                    "twice as many event loops, in processes of their own"
+                } else {
+                    "twice as many threads that read requests, in processes of their own"
+                },
+                if evidence.cpus > 1 {
+                    (2.0 * measured).min(processors_bound(evidence, load))
+                } else {
+                    measured
+                },
+            )
+        }
         Verdict::ExecutorHeldByDatabase if load.few_executors(evidence) => {
             let database = evidence.stats.database_ms;
             if setup > 0.0 && setup < database {

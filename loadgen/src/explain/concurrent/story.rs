@@ -27,23 +27,52 @@ pub(super) fn cpu_cause(evidence: &Evidence<'_>, load: &Load<'_>) -> String {
 }
 
 pub(super) fn shape_sentence(evidence: &Evidence<'_>, load: &Load<'_>) -> String {
+    let in_progress = words::several(evidence.stats.in_service_mean, "request", "requests");
+    let threads = load.reading.threads;
+    if load.serving.multiplexes() {
+        // Loops that are replaced now and then make no whole number.
+        let loops = if (threads - threads.round()).abs() < 0.005 {
+            words::several(threads.max(1.0), "event loop takes", "event loops take")
+        } else {
+            format!("Event loops, {} at once on average, take", words::mean(threads))
+        };
+        return format!(
+            "{loops} every connection as it comes and {} on many requests at once: {in_progress} in \
+             progress on average.",
+            if loops.ends_with("takes") { "works" } else { "work" },
+        );
+    }
+    let alive = if load.serving.lasting {
+        String::new()
+    } else {
+        format!("{} of them alive at once on average and ", words::mean(threads))
+    };
+    let each = if load.serving.threads == 1 { "and never had" } else { "none with" };
     format!(
-        "{} every connection as it comes and works on many requests at once: {} in progress on \
-         average.",
-        words::several(load.takers.threads.max(1.0), "event loop takes", "event loops take"),
-        words::several(evidence.stats.in_service_mean, "request", "requests"),
+        "{} read the requests of the hold, {alive}{each} two in hand at once: {in_progress} in progress \
+         on average.",
+        words::several(load.serving.threads as f64, "thread", "threads"),
     )
 }
 
 pub(super) fn loop_sentence(load: &Load<'_>) -> String {
-    let parts = parts(load.takers);
-    format!("The event loop's time: {}.", words::list(&parts))
+    let whose = match (load.serving.multiplexes(), load.serving.threads) {
+        (true, _) => "The event loop's",
+        (false, 1) => "Its",
+        (false, _) => "Their",
+    };
+    format!("{whose} time: {}.", words::list(&parts(load.reading)))
 }
 
 pub(super) fn executor_sentence(load: &Load<'_>) -> Option<String> {
     let executors = load.executors?;
     Some(format!(
-        "It hands database work to other threads, {} at once on average; their time: {}.",
+        "{}, {} at once on average; their time: {}.",
+        if load.serving.multiplexes() {
+            "It hands database work to other threads"
+        } else {
+            "Other threads talk to the database"
+        },
         words::mean(executors.threads),
         words::list(&parts(executors)),
     ))
