@@ -24,6 +24,8 @@ pub const MAX_FRAME: usize = 256 << 10;
 pub const MAX_TEXT: usize = 4096;
 /// Most records in one batch message.
 pub const MAX_BATCH: usize = 512;
+/// Most impairments of others in one message; the agent leaves out what is beyond.
+pub const MAX_OTHERS: usize = 32;
 
 /// What the load generator says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,6 +98,31 @@ pub enum ToLoadgen {
     Notice(String),
     /// The agent is leaving.
     Bye,
+    /// Impairments on interfaces of the service's network namespace that are not this pair's, all of
+    /// them: after Started, and whenever they have changed since.
+    InForce {
+        /// When it was looked.
+        at_ns: u64,
+        /// What there was.
+        others: Vec<Other>,
+    },
+}
+
+/// An impairment that somebody else put there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Other {
+    /// Interface.
+    pub device: String,
+    /// `egress`, `ingress` or `both`.
+    pub direction: String,
+    /// `netem` or `nfqueue`.
+    pub engine: String,
+    /// The impairment in words, such as `delayed by 100ms`.
+    pub words: String,
+    /// Delay, nanoseconds, without its random part.
+    pub delay_ns: u64,
+    /// Agent that holds it; None if it is no agent's, as netem that somebody added with tc.
+    pub pid: Option<u32>,
 }
 
 /// Who speaks, and by which clock.

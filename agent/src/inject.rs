@@ -3,13 +3,15 @@
 //!
 //! From the command to the packet: `commands` reads the arguments, `active` puts the impairment
 //! into force by one of the `engines` and keeps it there (`running`), `control` answers other
-//! commands about it, `registry` is how they find it, `recover` removes what a killed agent left.
+//! commands about it, `registry` is how they find it, `recover` removes what a killed agent left,
+//! [`others`] tells a pairing session what is in force that is not its own.
 
 mod active;
 mod commands;
 mod control;
 mod engines;
 mod error;
+pub mod others;
 pub mod recover;
 mod registry;
 mod running;

@@ -277,6 +277,9 @@ pub struct KernelData {
     pub errors: Vec<AgentError>,
     /// Notices from the agent, as it worded them.
     pub notices: Vec<String>,
+    /// What impaired the service's network that the agent did not put there for this run, from when
+    /// on: one item for the start of the measurement, and one for each change.
+    pub in_force: Vec<(u64, Vec<wire::Other>)>,
 }
 
 impl KernelData {

@@ -8,6 +8,8 @@ mod ends;
 #[path = "inject/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of injection")]
 mod inject;
+#[path = "serve/others.rs"]
+mod others;
 #[path = "serve/refusals.rs"]
 mod refusals;
 #[path = "serve/session.rs"]

@@ -1,7 +1,7 @@
 //! Bounds that a decoded message must keep. The frame's limit bounds memory; these bound what the
 //! other side does with it.
 
-use super::{MAX_BATCH, MAX_TEXT, ToAgent, ToLoadgen};
+use super::{MAX_BATCH, MAX_OTHERS, MAX_TEXT, ToAgent, ToLoadgen};
 use crate::abi::MAX_DB_PORTS;
 
 /// A message is well formed but holds too much.
@@ -88,6 +88,16 @@ impl ToLoadgen {
                 batch("counters", &totals.counters)?;
                 totals.counters.iter().try_for_each(|c| text("bytes of a counter", &c.name))?;
                 text("bytes of a path", totals.unix_database.as_deref().unwrap_or(""))
+            }
+            Self::InForce { others, .. } => {
+                within("impairments of others", others.len(), MAX_OTHERS)?;
+                for other in others {
+                    text("bytes of the interface's name", &other.device)?;
+                    text("bytes of a direction", &other.direction)?;
+                    text("bytes of the engine's name", &other.engine)?;
+                    text("bytes of an impairment", &other.words)?;
+                }
+                Ok(())
             }
             Self::Error(reply) => text("bytes of an error", &reply.message),
             Self::Notice(notice) => text("bytes of a notice", notice),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_common::{
     abi::{QueueGauge, ThreadTime},
-    wire::{self, ErrorCode, ErrorReply, Hello, PlanLine, TargetRequest, Targeted},
+    wire::{self, ErrorCode, ErrorReply, Hello, Other, PlanLine, TargetRequest, Targeted},
 };
 
 use super::kernel::{Impair, Kernel, Measure, Service};
@@ -129,6 +129,19 @@ impl Service for Local {
         };
         let active = inject::apply(impairment, &scope, EngineChoice::Auto).map_err(kernel)?;
         Ok(Box::new(active))
+    }
+
+    fn others(&self) -> Result<Vec<Other>, ErrorReply> {
+        let found = inject::others::in_force(&self.found.netns).map_err(kernel)?;
+        let told = |other: inject::others::Other| Other {
+            device: other.device,
+            direction: other.direction.name().to_owned(),
+            engine: other.engine.name().to_owned(),
+            words: text::for_message(other.words),
+            delay_ns: nanoseconds(other.delay),
+            pid: other.pid,
+        };
+        Ok(found.into_iter().take(wire::MAX_OTHERS).map(told).collect())
     }
 
     fn place(&self) -> Place {

@@ -2,7 +2,7 @@
 
 use agent_common::{
     abi::{QueueGauge, ThreadTime},
-    wire::{ErrorReply, Hello, TargetRequest, Targeted},
+    wire::{ErrorReply, Hello, Other, TargetRequest, Targeted},
 };
 
 use crate::inject::Outcome;
@@ -37,6 +37,8 @@ pub(super) trait Service {
         device: &str,
         impairment: &Impairment,
     ) -> Result<Box<dyn Impair>, ErrorReply>;
+    /// What impairs the interfaces of its namespace and was not put there by [`Self::impair`].
+    fn others(&self) -> Result<Vec<Other>, ErrorReply>;
     /// Where its interfaces are.
     fn place(&self) -> Place;
     /// Whether somebody still serves.

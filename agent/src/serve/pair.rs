@@ -9,7 +9,7 @@ use std::sync::{
 };
 use std::time::Duration;
 
-use agent_common::wire::{self, ErrorCode, ErrorReply, Held, Impaired, ToAgent, ToLoadgen};
+use agent_common::wire::{self, ErrorCode, ErrorReply, Held, Impaired, Other, ToAgent, ToLoadgen};
 
 use super::{
     inbox::{self, Input},
@@ -78,6 +78,7 @@ pub(super) fn serve(
         measuring: None,
         impairment: None,
         next_alive_ns: 0,
+        others: None,
         gone: false,
     };
     let ending = pair.run(&inputs, stop);
@@ -104,6 +105,9 @@ struct Pair<'a> {
     measuring: Option<Measuring>,
     impairment: Option<Box<dyn Impair>>,
     next_alive_ns: u64,
+    /// What the peer was told is in force besides its own impairment, or why that is not known; None
+    /// before it measures.
+    others: Option<Result<Vec<Other>, String>>,
     /// The peer was told that the service is gone.
     gone: bool,
 }
@@ -158,6 +162,7 @@ impl Pair<'_> {
         }
         self.next_alive_ns = now_ns + ALIVE_EVERY_NS;
         self.look_after_service();
+        self.look_for_others(now_ns);
         let ended = self.impairment.as_ref().and_then(|impairment| impairment.ended());
         if let Some(reason) = ended {
             self.impairment = None;
@@ -196,6 +201,24 @@ impl Pair<'_> {
                 );
             }
         }
+    }
+
+    /// Tells a peer that measures what is in force besides its own impairment, if that has changed.
+    fn look_for_others(&mut self, now_ns: u64) {
+        let (Some(service), Some(_)) = (&self.service, &self.measuring) else { return };
+        let found = service.others().map_err(|error| error.message);
+        if self.others.as_ref() == Some(&found) {
+            return;
+        }
+        match &found {
+            Ok(others) => {
+                self.outbox.reply(&ToLoadgen::InForce { at_ns: now_ns, others: others.clone() });
+            }
+            Err(reason) => self
+                .outbox
+                .notice(format!("what else impairs the service's network is not known: {reason}")),
+        }
+        self.others = Some(found);
     }
 
     /// Takes what came; Some if the session ends by it.
@@ -251,6 +274,8 @@ impl Pair<'_> {
                 ));
                 self.session.started();
                 self.outbox.reply(&ToLoadgen::Started { at_ns });
+                self.others = None;
+                self.look_for_others(at_ns);
             }
             Action::Impair { device, impairment, lease } => {
                 let service = self.service.as_mut().ok_or_else(no_service)?;
@@ -281,6 +306,7 @@ impl Pair<'_> {
                 }
             }
             Action::Finish => {
+                self.look_for_others(now_ns);
                 self.session.stopped();
                 if let (Some(measuring), Some(service)) = (self.measuring.take(), &self.service) {
                     let impairment = self.impairment.as_deref();

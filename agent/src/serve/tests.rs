@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use agent_common::{
     abi::{self, QueueGauge, ThreadTime, class, counter, flag},
     wire::{
-        self, DbKind, ErrorCode, ErrorReply, Frames, Held, Hello, ImpairRequest, TargetRequest,
-        Targeted, ToAgent, ToLoadgen,
+        self, DbKind, ErrorCode, ErrorReply, Frames, Held, Hello, ImpairRequest, Other,
+        TargetRequest, Targeted, ToAgent, ToLoadgen,
     },
 };
 
@@ -55,6 +55,7 @@ struct Fake {
     late: Arc<Mutex<Vec<Event>>>,
     refuse_attach: Arc<AtomicBool>,
     attach_ms: Arc<AtomicU64>,
+    others: Arc<Mutex<Vec<Other>>>,
 }
 
 impl Kernel for Fake {
@@ -107,6 +108,10 @@ impl Service for Fake {
         assert_eq!(device, "eth0");
         self.impaired.store(true, Ordering::SeqCst);
         Ok(Box::new(Delay { fake: self.clone(), delay: impairment.delay }))
+    }
+
+    fn others(&self) -> Result<Vec<Other>, ErrorReply> {
+        Ok(self.others.lock().unwrap().clone())
     }
 
     fn place(&self) -> Place {
@@ -314,8 +319,24 @@ impl Client {
     fn reply(&mut self) -> Option<ToLoadgen> {
         loop {
             match self.receive() {
-                Some(ToLoadgen::Window(_) | ToLoadgen::Requests(_) | ToLoadgen::Unfinished(_)) => {}
+                Some(
+                    ToLoadgen::Window(_)
+                    | ToLoadgen::Requests(_)
+                    | ToLoadgen::Unfinished(_)
+                    | ToLoadgen::InForce { .. },
+                ) => {}
                 other => return other,
+            }
+        }
+    }
+
+    /// What the next such message says of others' impairments.
+    fn in_force(&mut self) -> Vec<Other> {
+        loop {
+            match self.receive().expect("ended early") {
+                ToLoadgen::InForce { others, .. } => break others,
+                ToLoadgen::Stopped(_) => panic!("not told"),
+                _ => {}
             }
         }
     }

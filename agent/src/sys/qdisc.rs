@@ -213,6 +213,21 @@ pub fn root(route: &mut Conn, index: i32) -> Result<Root, QdiscError> {
     }))
 }
 
+/// Every netem in the calling thread's namespace, at a root or below, of whomever, with the index of
+/// its interface. A dump can miss one while interfaces come and go.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn netems(route: &mut Conn) -> Result<Vec<(i32, Root)>, Refusal> {
+    let mut found = Vec::new();
+    route.dump(RTM_GETQDISC, &tcmsg(0, 0, 0), |message| {
+        let index = nlmsg::read_u32(message.body, 4).map(u32::cast_signed);
+        let qdisc = parse(message.body).filter(|qdisc| qdisc.kind == KIND);
+        found.extend(index.zip(qdisc).filter(|_| message.kind == RTM_NEWQDISC));
+    })?;
+    Ok(found)
+}
+
 fn parse(body: &[u8]) -> Option<Root> {
     let attributes = body.get(TCMSG..)?;
     let queue =

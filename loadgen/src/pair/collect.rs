@@ -43,7 +43,7 @@ impl Collector {
     /// Whether a message may come at any time: a record or a remark, not an answer.
     pub(super) const fn takes(message: &ToLoadgen) -> bool {
         use ToLoadgen::{
-            ClientTurns, DbTurns, Holds, Notice, Requests, Statement, Unfinished, Window,
+            ClientTurns, DbTurns, Holds, InForce, Notice, Requests, Statement, Unfinished, Window,
         };
         matches!(
             message,
@@ -55,6 +55,7 @@ impl Collector {
                 | Window(_)
                 | Unfinished(_)
                 | Notice(_)
+                | InForce { .. }
         )
     }
 
@@ -88,6 +89,8 @@ impl Collector {
                 data.injector_dropped = data.injector_dropped.max(dropped);
                 self.cleared = true;
             }
+            // Bounded: an agent looks once a second.
+            ToLoadgen::InForce { at_ns, others } => data.in_force.push((at_ns, others)),
             ToLoadgen::Notice(text) => data.notices.push(text),
             ToLoadgen::Error(reply) => {
                 let (code, message) = (reply.code, reply.message);

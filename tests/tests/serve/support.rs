@@ -178,7 +178,8 @@ impl Client {
                     | T::Holds(_)
                     | T::Window(_)
                     | T::Unfinished(_)
-                    | T::Notice(_)),
+                    | T::Notice(_)
+                    | T::InForce { .. }),
                 ) => self.records.push(record),
                 other => return Ok(other),
             }
@@ -189,6 +190,19 @@ impl Client {
     pub(crate) fn refused(&mut self, message: &ToAgent) -> Result<ErrorReply> {
         self.send(message)?;
         self.error()
+    }
+
+    /// What was told of others' impairments, each time, and not asked for here before.
+    pub(crate) fn in_force(&mut self) -> Vec<Vec<wire::Other>> {
+        let mut told = Vec::new();
+        self.records.retain(|record| match record {
+            ToLoadgen::InForce { others, .. } => {
+                told.push(others.clone());
+                false
+            }
+            _ => true,
+        });
+        told
     }
 
     pub(crate) fn error(&mut self) -> Result<ErrorReply> {

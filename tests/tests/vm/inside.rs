@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use agent_common::abi::flag;
-use agent_common::wire::{ClientTurn, DbTurn, ServerRequest, ToLoadgen};
+use agent_common::wire::{ClientTurn, DbTurn, Other, ServerRequest, ToLoadgen};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::lab::{App, Lab, PostgresSpec, Side, paths, server};
@@ -41,18 +41,58 @@ fn the_whole_job() -> Result<()> {
     step("a request without delay");
     let plain = measure(&lab)?;
     plain.is_complete();
+    assert_eq!(plain.in_force, [[]]);
     step("a request with delay");
     inject_100_ms(&lab)?;
     let delayed = measure(&lab)?;
     delayed.is_complete();
+    let [told] = &delayed.in_force[..] else { panic!("told once: {:?}", delayed.in_force) };
+    assert_eq!(words(told), [("eth0", "netem", "delayed by 100ms", true)]);
     the_receipt_tells_the_delay()?;
     step("clearing");
     agent(&["inject", "clear", "--netns", &lab.network().name(Side::Server)])?;
     state::assert_unchanged(&before, Some(&lab))?;
+    step("netem of tc's");
+    told_of_tcs_netem(&lab)?;
 
     delayed.waited_for_the_delay(&plain);
     drop(lab);
     state::assert_unchanged(&machine, None)
+}
+
+/// Somebody else's netem is told as well, also below another qdisc.
+fn told_of_tcs_netem(lab: &Lab) -> Result<()> {
+    let server = lab.network().name(Side::Server);
+    let tc = |words: &str| -> Result<()> {
+        let output = Command::new(paths::system("tc")?)
+            .args(["-n", &server, "qdisc"])
+            .args(words.split(' '))
+            .output()?;
+        ensure!(output.status.success(), "tc qdisc {words}: {output:?}");
+        Ok(())
+    };
+    tc("add dev eth0 root handle 1: prio")?;
+    tc("add dev eth0 parent 1:3 netem delay 30ms loss 1%")?;
+    let agent = Agent::start("")?;
+    let mut pair = agent.pair()?;
+    pair.target(SocketAddr::new(lab.network().server_v4().into(), server::PORT))?;
+    pair.start()?;
+    pair.stop()?;
+    let told = pair.in_force();
+    let [told] = &told[..] else { panic!("told once: {told:?}") };
+    let asked = "delayed by 30ms and impaired in other ways";
+    assert_eq!(words(told), [("eth0", "netem", asked, false)]);
+    tc("del dev eth0 root")
+}
+
+/// Interface, engine, words, and whether an agent answers for it.
+fn words(told: &[Other]) -> Vec<(&str, &str, &str, bool)> {
+    told.iter()
+        .map(|other| {
+            let Other { device, engine, words, pid, .. } = other;
+            (device.as_str(), engine.as_str(), words.as_str(), pid.is_some())
+        })
+        .collect()
 }
 
 /// Says how far it has come, since emulation takes minutes.
@@ -127,6 +167,8 @@ struct Measured {
     request: ServerRequest,
     turn: ClientTurn,
     turns: Vec<DbTurn>,
+    /// Each time that the agent told of others' impairments.
+    in_force: Vec<Vec<Other>>,
 }
 
 /// Makes one request while a real agent serves this process as its load generator.
@@ -144,12 +186,13 @@ fn measure(lab: &Lab) -> Result<Measured> {
     let totals = pair.stop()?;
     assert_eq!((totals.lost_events, totals.peer_slow), (0, 0));
 
+    let in_force = pair.in_force();
     let (requests, turns, mut exchanges) = records(&mut pair);
     exchanges.retain(|turn| turn.client == exchange.local);
     let [request] = requests[..] else { panic!("one request, not {requests:?}") };
     let [turn] = exchanges[..] else { panic!("one exchange, not {exchanges:?}") };
     assert_eq!(request.client, exchange.local);
-    Ok(Measured { exchange, request, turn, turns })
+    Ok(Measured { exchange, request, turn, turns, in_force })
 }
 
 fn records(pair: &mut Client) -> (Vec<ServerRequest>, Vec<DbTurn>, Vec<ClientTurn>) {
@@ -168,7 +211,7 @@ fn records(pair: &mut Client) -> (Vec<ServerRequest>, Vec<DbTurn>, Vec<ClientTur
 impl Measured {
     /// Every mark was taken by its own hook, in an order that causality allows.
     fn is_complete(&self) {
-        let Self { exchange, request, turn, turns } = self;
+        let Self { exchange, request, turn, turns, .. } = self;
         println!("{exchange:?}\n{request:?}\n{turn:?}");
         assert_eq!(request.flags & (flag::ADOPTED | flag::UNFINISHED | flag::S1_AT_READ), 0);
         let server = [exchange.c0, request.s0, request.s2, request.s3, request.s4, request.s5];

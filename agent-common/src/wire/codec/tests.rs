@@ -131,6 +131,7 @@ fn numbers_of_messages_are_what_the_document_says() {
         (ToLoadgen::Error(error.clone()), "Error"),
         (ToLoadgen::Notice(String::new()), "Notice"),
         (ToLoadgen::Bye, "Bye"),
+        (ToLoadgen::InForce { at_ns: 0, others: vec![] }, "InForce"),
     ] {
         let line = format!("| {} | `{name}` |", number(bytes(&message)));
         assert!(document.contains(&line), "no line {line}");

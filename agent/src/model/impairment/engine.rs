@@ -16,6 +16,16 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// The name used in output and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+            Self::Both => "both",
+        }
+    }
+
     /// Whether packets that leave are impaired.
     #[must_use]
     pub const fn leaves(self) -> bool {

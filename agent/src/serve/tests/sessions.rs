@@ -33,6 +33,7 @@ fn a_whole_session() {
             ToLoadgen::Statement { id, text } => statements.push((id, text)),
             ToLoadgen::Holds(batch) => holds += batch.len(),
             ToLoadgen::Window(window) => break window,
+            ToLoadgen::InForce { others, .. } => assert_eq!(others, []),
             other => panic!("{other:?}"),
         }
     };
@@ -71,6 +72,33 @@ fn a_whole_session() {
     client.send(&ToAgent::Bye);
     assert_eq!(client.receive(), None);
     assert_eq!(agent.join().unwrap(), Ending::Left);
+}
+
+/// What is in force when the measurement begins is told at once, a change as it is seen, and what
+/// began just before the end as well.
+#[test]
+fn impairments_of_others_are_told() {
+    let Serving { mut client, fake, .. } = serving();
+    let delay = |device: &str| Other {
+        device: device.into(),
+        direction: "egress".into(),
+        engine: "netem".into(),
+        words: "delayed by 50ms".into(),
+        delay_ns: 50_000_000,
+        pid: None,
+    };
+    fake.others.lock().unwrap().push(delay("eth0"));
+    client.greet();
+    client.send(&target(8000));
+    assert!(matches!(client.receive(), Some(ToLoadgen::Targeted(_))));
+    client.send(&ToAgent::Start);
+    assert!(matches!(client.receive(), Some(ToLoadgen::Started { .. })));
+    assert_eq!(client.in_force(), [delay("eth0")]);
+    fake.others.lock().unwrap().clear();
+    assert_eq!(client.in_force(), []);
+    fake.others.lock().unwrap().push(delay("eth1"));
+    client.send(&ToAgent::Stop);
+    assert_eq!(client.in_force(), [delay("eth1")]);
 }
 
 #[test]
@@ -321,7 +349,7 @@ fn the_ends_of_threads_that_come_last_count_in_the_last_window() {
                     break thread;
                 }
             }
-            ToLoadgen::Requests(_) => {}
+            ToLoadgen::Requests(_) | ToLoadgen::InForce { .. } => {}
             other => panic!("{other:?}"),
         }
     };
