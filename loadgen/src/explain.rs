@@ -159,6 +159,9 @@ impl Evidence<'_> {
         if data.is_some_and(|data| data.lost_at.is_some()) {
             return Some("the agent was lost during the run".to_owned());
         }
+        if data.is_some_and(|data| !validity::others_changed(self.run, data).is_empty()) {
+            return Some("what others did to the service's network changed meanwhile".to_owned());
+        }
         if self.delay_ended() {
             return Some("the delay ended during the run".to_owned());
         }
@@ -212,6 +215,9 @@ pub fn explain(
         delay_ms: impaired.map_or(0.0, |impaired| impaired.delay_ns as f64 / 1e6),
     };
     let (judgement, mut sentences, what_if) = tell(&evidence);
+    if let Some(others) = sentences::of_others(&evidence) {
+        sentences.insert(0, others);
+    }
     sentences.extend(sentences::failures(&evidence));
     sentences.extend(sentences::on_the_network(&evidence, judgement.verdict));
     sentences.extend(sentences::unfinished(&evidence));

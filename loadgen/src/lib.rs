@@ -13,6 +13,7 @@
 //! - [`kernel_stats`]: round trips, worker time, holds and the accept queue as the kernel saw them.
 //! - [`join`]: each request's kernel timeline.
 //! - [`ledger`]: where requests waited, stage by stage.
+//! - [`in_force`]: what others did to the service's network meanwhile.
 //! - [`validity`]: whether the run can be believed.
 //! - [`explain`], [`predict`]: what bounds the throughput, and what another delay would give.
 //! - [`report`]: the report contract and its renderings.
@@ -24,6 +25,7 @@ pub mod clock;
 pub mod engine;
 pub mod explain;
 pub mod http;
+pub mod in_force;
 pub mod join;
 pub mod kernel_stats;
 pub mod ledger;
@@ -63,6 +65,7 @@ pub fn analyse(run: &RunData, inputs: &Inputs) -> Cell {
         route: spec.route.clone(),
         delay_ms: spec.delay_ns.or(run.kernel.as_ref().map(|_| 0)).map(|ns| ns as f64 / 1e6),
         injection: None,
+        in_force: None,
         client,
         kernel: None,
         ledger: None,
@@ -73,6 +76,7 @@ pub fn analyse(run: &RunData, inputs: &Inputs) -> Cell {
     let matches = join::join(&run.records, data);
     let accounts = ledger::close(run, &matches);
     let stats = kernel_stats::kernel(run, data);
+    cell.in_force = in_force::in_force(run, data);
     cell.injection = injection(run, data, &matches);
     cell.explanation = Some(explain::explain(
         run,

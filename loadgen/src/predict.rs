@@ -83,6 +83,13 @@ pub fn predict(cell: &Cell, delay_ns: u64) -> Prediction {
     if !cell.validity.valid {
         return nothing("the run it would be made from is invalid");
     }
+    if let Some(other) = cell.in_force.iter().flatten().next() {
+        return nothing(&format!(
+            "in the run it would be made from somebody else had impaired the service's network, and \
+             how much of the time is due to that is not known: {}; take that away and measure again",
+            other.sentence()
+        ));
+    }
     let Some(round_trips) = kernel.db_round_trips_per_request else {
         return nothing("the database round trips per request are not known");
     };
@@ -215,6 +222,7 @@ fn one_at_a_time(cell: &Cell, delay_ms: f64, way: &Way, times: &Times) -> Predic
     );
     let mut assumptions = vec![held_as_before(way, times.before_ms)];
     assumptions.extend(way.known.clone());
+    assumptions.extend(alone(cell));
     assumptions.push(client);
     assumptions.extend(limit(cell, workers, times.held_ms, client_ms, (by_workers, by_users)));
     Prediction {
@@ -255,6 +263,15 @@ fn held_as_before(way: &Way, before_ms: f64) -> String {
          direction.",
         words::several(way.crossings, "time", "times"),
     )
+}
+
+/// That nobody else impaired the network was told, or has to be assumed.
+fn alone(cell: &Cell) -> Option<String> {
+    cell.in_force.is_none().then(|| {
+        "Whether somebody else impaired the service's network in that run was not told: assumed is \
+         that nobody did."
+            .to_owned()
+    })
 }
 
 /// Two limits this close, as a share of the lower one, are both felt.
@@ -330,6 +347,7 @@ fn concurrent(cell: &Cell, delay_ms: f64, way: &Way) -> Option<Prediction> {
         ),
     ];
     assumptions.extend(way.known.clone());
+    assumptions.extend(alone(cell));
     let undelayed = cell.injection.as_ref().is_none_or(|injection| injection.requested_ms <= 0.0);
     if let Some(rate) = cell.client.hold_srps.filter(|_| undelayed) {
         assumptions.push(format!(

@@ -4,6 +4,7 @@
 use agent_common::wire::ErrorCode;
 
 use crate::{
+    in_force::in_force,
     ledger::{Accounts, Stage},
     record::{KernelData, Outcome, RunData},
     report::model::{Kernel, Validity},
@@ -101,6 +102,7 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
                 data.injector_dropped
             ));
         }
+        reasons.extend(others_changed(run, data));
         agent_errors(run, data, &mut reasons, &mut notes);
         notes.extend(data.notices.iter().cloned());
         if let Some(path) = data.totals.as_ref().and_then(|totals| totals.unix_database.as_ref()) {
@@ -150,6 +152,17 @@ fn stopped_answering(run: &RunData) -> Option<String> {
             silence as f64 / 1e9
         )
     })
+}
+
+/// What others began or ended in mid-run: two experiments in one.
+pub(crate) fn others_changed(run: &RunData, data: &KernelData) -> Vec<String> {
+    let all = in_force(run, data).unwrap_or_default();
+    all.iter()
+        .filter_map(|one| {
+            let when = one.change()?;
+            Some(format!("somebody else impaired the service's network {when}: {}", one.sentence()))
+        })
+        .collect()
 }
 
 /// What the agent told of. A service that ended or a delay that did, before the users were stopped,

@@ -2,9 +2,10 @@
 
 use super::{Evidence, words};
 use crate::{
+    in_force::in_force,
     ledger::Stage,
     predict::crossing::Crossing,
-    report::model::{Client, Verdict},
+    report::model::{Client, InForce, Verdict},
 };
 
 /// The network's part of a request is told from this share on, where the service has room.
@@ -70,6 +71,18 @@ pub(super) fn not_crossed(evidence: &Evidence<'_>) -> Option<String> {
         )),
         Crossing::Once | Crossing::Twice | Crossing::Unclear => None,
     }
+}
+
+/// What others had put on the service's network, if anything.
+pub(super) fn of_others(evidence: &Evidence<'_>) -> Option<String> {
+    let data = evidence.run.kernel.as_ref()?;
+    let all: Vec<String> = in_force(evidence.run, data)?.iter().map(InForce::sentence).collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "Somebody else had impaired the service's network, and all that follows is with it: {}.",
+            words::list(&all)
+        )
+    })
 }
 
 /// Failures that are worth a sentence: from this share of requests on.

@@ -147,7 +147,7 @@ fn story(out: &mut String, cell: &Cell) {
         out.push_str("</ul>\n");
     }
     let client = client::lines(&cell.client);
-    let lines = text::added(cell).into_iter().chain([client.load]);
+    let lines = text::in_force(cell).into_iter().chain([client.load]);
     for line in lines.chain(client.latency).chain(client.odd) {
         let _ = writeln!(out, "<p class=\"note\">{}</p>", escape(&line));
     }

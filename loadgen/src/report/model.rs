@@ -1,9 +1,13 @@
 //! The report contract, schema version 1: fields may be added, never renamed; absent parts are
 //! null. `docs/report.schema.json` is its JSON Schema. Times are milliseconds, rates per second.
 
+mod impairment;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use impairment::{Achieved, InForce, Injection};
 
 /// Version of the contract.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -54,6 +58,10 @@ pub struct Cell {
     pub delay_ms: Option<f64>,
     /// What was injected; null without an impairment.
     pub injection: Option<Injection>,
+    /// What others had put on the service's network meanwhile; null where the agent did not tell
+    /// (added to schema version 1).
+    #[serde(default)]
+    pub in_force: Option<Vec<InForce>>,
     /// What the client saw.
     pub client: Client,
     /// What the kernel saw; null without an agent.
@@ -64,36 +72,6 @@ pub struct Cell {
     pub explanation: Option<Explanation>,
     /// Whether the run can be believed.
     pub validity: Validity,
-}
-
-/// What was injected.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Injection {
-    /// `netem` or `nfqueue`.
-    pub engine: String,
-    /// Interface that was impaired (added to schema version 1).
-    pub device: String,
-    /// Delay asked for.
-    pub requested_ms: f64,
-    /// Delay that packets really got, taken from the handshakes of the load generator's
-    /// connections: the undelayed path, tens of microseconds, is in it. Null where it was not
-    /// measured.
-    pub achieved_ms: Option<Achieved>,
-    /// Packets dropped or let through because the engine's queue was full.
-    pub dropped: u64,
-    /// Seconds from the start of the run from which on it is not known to have been in force: the
-    /// agent was lost, or told that it had ended. Null: throughout (added to schema version 1).
-    #[serde(default)]
-    pub until_s: Option<f64>,
-}
-
-/// A measured delay.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Achieved {
-    /// Median.
-    pub p50: f64,
-    /// 99th percentile.
-    pub p99: f64,
 }
 
 /// What the client saw.

@@ -63,9 +63,13 @@ pub const TABLE: [Published; 27] = [
     published("async_unlimited", "io_create", 200, 185.0, 23_030),
 ];
 
-/// What was published for the cell's setup, route and delay, if anything. No delay counts as 0.
+/// What was published for the cell's setup, route and delay, if anything. No delay counts as 0, but
+/// for one of somebody else's.
 #[must_use]
 pub fn beside(cell: &Cell) -> Option<&'static Published> {
+    if cell.in_force.as_ref().is_some_and(|others| !others.is_empty()) {
+        return None;
+    }
     let delay_ms = cell.delay_ms.unwrap_or(0.0);
     TABLE.iter().find(|one| {
         Some(one.setup) == cell.setup.as_deref()

@@ -60,6 +60,14 @@ fn odd() -> Vec<Cell> {
     data.totals = None;
     data.client_turns.clear();
     data.injector_dropped = 3;
+    data.in_force[0].1.push(agent_common::wire::Other {
+        device: "eth1".to_owned(),
+        direction: "ingress".to_owned(),
+        engine: "nfqueue".to_owned(),
+        words: "1% of packets lost <b>".to_owned(),
+        delay_ns: 0,
+        pid: None,
+    });
     data.statements[1] = "SELECT '<b>' & \u{7}".to_owned();
     [plain, empty, broken].iter().map(|run| analyse(run, &Inputs::default())).collect()
 }

@@ -149,14 +149,23 @@ fn heading(out: &mut String, cell: &Cell, colour: Colour) {
     );
     let name = if cell.name.is_empty() { "run".to_owned() } else { clean(&cell.name) };
     let mut line = format!("{}  {rate}", colour.paint(BOLD, &name));
-    if let Some(added) = added(cell) {
-        let _ = write!(line, ", {}", clean(&added));
+    for one in in_force(cell) {
+        let _ = write!(line, ", {}", clean(&one));
     }
     let _ = writeln!(out, "{line}");
 }
 
+/// What was in force: injected for the run, and by others.
+pub(super) fn in_force(cell: &Cell) -> Vec<String> {
+    let others = cell.in_force.iter().flatten().map(|one| {
+        let when = one.change().map_or_else(String::new, |when| format!(" {when}"));
+        format!("not by this run: {} on {}{when}", one.words, one.device)
+    });
+    added(cell).into_iter().chain(others).collect()
+}
+
 /// What was injected, where, and for how long if not throughout.
-pub(super) fn added(cell: &Cell) -> Option<String> {
+fn added(cell: &Cell) -> Option<String> {
     let injection = cell.injection.as_ref()?;
     let until = injection.until_s.map_or_else(String::new, |seconds| {
         format!(" until {seconds:.1} s: from then on nobody knows what was in force")

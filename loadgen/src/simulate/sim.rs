@@ -40,6 +40,7 @@ impl<'a> Sim<'a> {
         let hold_start = START + u64::from(load.users) * gap;
         let kernel = KernelData {
             started_at: START - SECOND,
+            in_force: vec![(START - SECOND, Vec::new())],
             statements: vec![
                 "SET TIME ZONE ?".to_owned(),
                 "SELECT id, title FROM posts LIMIT ?".to_owned(),

@@ -1,0 +1,54 @@
+//! What was done to the service's network.
+
+use serde::{Deserialize, Serialize};
+
+/// What was injected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Injection {
+    /// `netem` or `nfqueue`.
+    pub engine: String,
+    /// Interface that was impaired (added to schema version 1).
+    pub device: String,
+    /// Delay asked for.
+    pub requested_ms: f64,
+    /// Delay that packets really got, taken from the handshakes of the load generator's
+    /// connections: the undelayed path, tens of microseconds, is in it. Null where it was not
+    /// measured.
+    pub achieved_ms: Option<Achieved>,
+    /// Packets dropped or let through because the engine's queue was full.
+    pub dropped: u64,
+    /// Seconds from the start of the run from which on it is not known to have been in force: the
+    /// agent was lost, or told that it had ended. Null: throughout (added to schema version 1).
+    #[serde(default)]
+    pub until_s: Option<f64>,
+}
+
+/// An impairment that was there and that the run had not asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InForce {
+    /// Interface.
+    pub device: String,
+    /// `egress`, `ingress` or `both`.
+    pub direction: String,
+    /// `netem` or `nfqueue`.
+    pub engine: String,
+    /// All of it, in words.
+    pub words: String,
+    /// Its delay without the random part.
+    pub delay_ms: f64,
+    /// Agent that holds it; null if it is no agent's.
+    pub pid: Option<u32>,
+    /// Seconds from the start of the run from which on it was seen; 0 from the start.
+    pub from_s: f64,
+    /// Seconds until which; null to the end.
+    pub until_s: Option<f64>,
+}
+
+/// A measured delay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Achieved {
+    /// Median.
+    pub p50: f64,
+    /// 99th percentile.
+    pub p99: f64,
+}
