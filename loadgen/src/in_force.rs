@@ -143,6 +143,7 @@ mod tests {
         let reasons = came.validity.reasons.join("; ");
         assert!(!came.validity.valid && reasons.contains("from 20.0 s on"), "{reasons}");
         let story = came.explanation.unwrap();
+        assert!(story.sentences[0].contains("agent 4711) from 20.0 s on"), "{story:?}");
         assert_eq!(story.verdict, crate::report::model::Verdict::CannotTell, "{story:?}");
     }
 

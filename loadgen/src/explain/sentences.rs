@@ -76,7 +76,11 @@ pub(super) fn not_crossed(evidence: &Evidence<'_>) -> Option<String> {
 /// What others had put on the service's network, if anything.
 pub(super) fn of_others(evidence: &Evidence<'_>) -> Option<String> {
     let data = evidence.run.kernel.as_ref()?;
-    let all: Vec<String> = in_force(evidence.run, data)?.iter().map(InForce::sentence).collect();
+    let told = |one: &InForce| {
+        let when = one.change().map_or_else(String::new, |when| format!(" {when}"));
+        one.sentence() + &when
+    };
+    let all: Vec<String> = in_force(evidence.run, data)?.iter().map(told).collect();
     (!all.is_empty()).then(|| {
         format!(
             "Somebody else had impaired the service's network, and all that follows is with it: {}.",
