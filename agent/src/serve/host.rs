@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
-use agent_common::{
-    abi::{QueueGauge, ThreadTime},
-    wire::{self, ErrorCode, ErrorReply, Hello, Other, PlanLine, TargetRequest, Targeted},
-};
+use agent_common::wire::{self, ErrorCode, ErrorReply, Hello, Other, PlanLine, TargetRequest, Targeted};
 
-use super::kernel::{Impair, Kernel, Measure, Service};
+use super::kernel::{Impair, Kernel, Service};
 use crate::{
     inject::{self, ActiveImpairment, Direction, End, EngineChoice, Outcome, Scope},
-    model::{aggregate::Counters, impairment::Impairment, permission::Place, plan, text},
+    measure::Probes,
+    model::{impairment::Impairment, permission::Place, plan, text},
     sys::{
         clock,
         discover::{self, DiscoverError, Life},
         facts,
-        observe::{Event, Observer, Target},
+        observe::{Observer, Target},
     },
 };
 
@@ -107,7 +105,7 @@ impl Service for Local {
         })
     }
 
-    fn attach(&mut self) -> Result<Box<dyn Measure>, ErrorReply> {
+    fn attach(&mut self) -> Result<Box<dyn Probes>, ErrorReply> {
         // Target may be long ago.
         self.target.tgids = self.found.current_processes();
         let mut observer = Observer::attach(&self.target).map_err(kernel)?;
@@ -165,36 +163,6 @@ impl Service for Local {
     }
 }
 
-impl Measure for Observer {
-    fn follow(&mut self, tgids: &[u32]) -> Result<(), ErrorReply> {
-        Self::follow(self, tgids).map_err(kernel)
-    }
-
-    fn drain(&mut self, sink: &mut dyn FnMut(Event)) {
-        Self::drain(self, sink);
-    }
-
-    fn threads(&mut self, now_ns: u64) -> Vec<ThreadTime> {
-        Self::threads(self, now_ns)
-    }
-
-    fn queue(&mut self) -> QueueGauge {
-        Self::queue(self)
-    }
-
-    fn counters(&mut self) -> Counters {
-        Self::counters(self)
-    }
-
-    fn outstanding(&mut self) -> Vec<Event> {
-        Self::outstanding(self)
-    }
-
-    fn unix_database(&mut self) -> Option<String> {
-        Self::unix_database(self)
-    }
-}
-
 impl Impair for ActiveImpairment {
     fn engine(&self) -> &'static str {
         self.engine().name()
@@ -227,7 +195,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 /// The kernel's refusal, causes included.
-fn kernel(error: impl std::error::Error) -> ErrorReply {
+pub(super) fn kernel(error: impl std::error::Error) -> ErrorReply {
     let mut message = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

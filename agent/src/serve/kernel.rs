@@ -1,13 +1,11 @@
 //! What a session asks of the machine. The session itself is tested against another implementation.
 
-use agent_common::{
-    abi::{QueueGauge, ThreadTime},
-    wire::{ErrorReply, Hello, Other, TargetRequest, Targeted},
-};
+use agent_common::wire::{ErrorReply, Hello, Other, TargetRequest, Targeted};
 
 use crate::inject::Outcome;
-use crate::model::{aggregate::Counters, impairment::Impairment, permission::Place};
-use crate::sys::{discover::Life, observe::Event};
+use crate::measure::Probes;
+use crate::model::{impairment::Impairment, permission::Place};
+use crate::sys::discover::Life;
 
 /// The machine. Every error is the sentence that the peer gets.
 pub(super) trait Kernel {
@@ -30,7 +28,7 @@ pub(super) trait Service {
     /// What the user should know about it, if anything.
     fn notice(&self) -> Option<String>;
     /// Attaches the probes.
-    fn attach(&mut self) -> Result<Box<dyn Measure>, ErrorReply>;
+    fn attach(&mut self) -> Result<Box<dyn Probes>, ErrorReply>;
     /// Puts an impairment on an interface of its namespace.
     fn impair(
         &mut self,
@@ -49,24 +47,6 @@ pub(super) trait Service {
     fn listen_drops(&self) -> Option<u64>;
     /// Name of one of its threads.
     fn thread_name(&self, tgid: u32, tid: u32) -> Option<String>;
-}
-
-/// Probes that are attached; dropping them detaches them.
-pub(super) trait Measure {
-    /// Takes further processes into the service.
-    fn follow(&mut self, tgids: &[u32]) -> Result<(), ErrorReply>;
-    /// Hands over every record that waits. Never blocks.
-    fn drain(&mut self, sink: &mut dyn FnMut(Event));
-    /// Every thread's counters, open intervals closed at `now_ns`.
-    fn threads(&mut self, now_ns: u64) -> Vec<ThreadTime>;
-    /// The accept queue.
-    fn queue(&mut self) -> QueueGauge;
-    /// Losses and oddities.
-    fn counters(&mut self) -> Counters;
-    /// Detaches the probes, and gives what waits and what is in progress on every live socket.
-    fn outstanding(&mut self) -> Vec<Event>;
-    /// Path of the Unix socket to a database, if one was seen.
-    fn unix_database(&mut self) -> Option<String>;
 }
 
 /// An impairment in force; dropping it ends it.

@@ -12,9 +12,10 @@ use std::time::Duration;
 use agent_common::wire::{self, ErrorCode, ErrorReply, Held, Impaired, Other, ToAgent, ToLoadgen};
 
 use super::{
+    host,
     inbox::{self, Input},
     kernel::{Impair, Kernel, Service},
-    measuring::Measuring,
+    measuring::{Around, Measuring},
     outbox::Outbox,
 };
 use crate::{
@@ -155,7 +156,9 @@ impl Pair<'_> {
     /// What is due without the peer's doing.
     fn tick(&mut self, now_ns: u64) {
         if let (Some(measuring), Some(service)) = (&mut self.measuring, &self.service) {
-            measuring.tick(service.as_ref(), self.impairment.as_deref(), &mut self.outbox, now_ns);
+            let around =
+                Around { service: service.as_ref(), impairment: self.impairment.as_deref() };
+            measuring.tick(&around, &mut self.outbox, now_ns);
         }
         if now_ns < self.next_alive_ns {
             return;
@@ -189,7 +192,7 @@ impl Pair<'_> {
                     list.join(", ")
                 ));
                 if let Err(error) = measured {
-                    self.outbox.error(error);
+                    self.outbox.error(host::kernel(error));
                 }
             }
             Life::Gone => {
@@ -264,14 +267,9 @@ impl Pair<'_> {
                 let service = self.service.as_mut().ok_or_else(no_service)?;
                 let probes = service.attach()?;
                 let at_ns = self.kernel.now_ns();
-                let impairment = self.impairment.as_deref();
-                self.measuring = Some(Measuring::start(
-                    probes,
-                    service.as_ref(),
-                    impairment,
-                    &self.outbox,
-                    at_ns,
-                ));
+                let around =
+                    Around { service: service.as_ref(), impairment: self.impairment.as_deref() };
+                self.measuring = Some(Measuring::start(probes, &around, &self.outbox, at_ns));
                 self.session.started();
                 self.outbox.reply(&ToLoadgen::Started { at_ns });
                 self.others = None;
@@ -310,8 +308,8 @@ impl Pair<'_> {
                 self.session.stopped();
                 if let (Some(measuring), Some(service)) = (self.measuring.take(), &self.service) {
                     let impairment = self.impairment.as_deref();
-                    let outbox = &mut self.outbox;
-                    let totals = measuring.finish(service.as_ref(), impairment, outbox, now_ns);
+                    let around = Around { service: service.as_ref(), impairment };
+                    let totals = measuring.finish(&around, &mut self.outbox, now_ns);
                     self.outbox.reply(&ToLoadgen::Stopped(totals));
                 }
             }

@@ -9,10 +9,7 @@ use agent_common::{
 
 use super::outbox::Outbox;
 use crate::{
-    model::{
-        aggregate::Aggregator,
-        postgres::{Decoded, Decoder},
-    },
+    model::postgres::{Decoded, Decoder},
     sys::observe::Event,
 };
 
@@ -35,8 +32,8 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Takes one record. A thread's end goes to `aggregator`.
-    pub(super) fn take(&mut self, event: Event, aggregator: &mut Aggregator, outbox: &mut Outbox) {
+    /// Takes one record.
+    pub(super) fn take(&mut self, event: Event, outbox: &mut Outbox) {
         match event {
             Event::Request(request) => {
                 self.requests.push(server_request(&request));
@@ -54,23 +51,19 @@ impl Records {
                 self.holds.push(Hold { tid, conn, start, end, ns });
                 send_full(&mut self.holds, ToLoadgen::Holds, outbox);
             }
-            Event::ThreadExit(exit) => aggregator.thread_exit(&exit),
+            // The windows have it.
+            Event::ThreadExit(_) => {}
         }
     }
 
     /// As [`Self::take`], for what was in progress when the session stopped.
-    pub(super) fn take_outstanding(
-        &mut self,
-        event: Event,
-        aggregator: &mut Aggregator,
-        outbox: &mut Outbox,
-    ) {
+    pub(super) fn take_outstanding(&mut self, event: Event, outbox: &mut Outbox) {
         match event {
             Event::Request(request) if request.flags & flag::UNFINISHED != 0 => {
                 self.unfinished.push(server_request(&request));
                 send_full(&mut self.unfinished, ToLoadgen::Unfinished, outbox);
             }
-            event => self.take(event, aggregator, outbox),
+            event => self.take(event, outbox),
         }
     }
 

@@ -22,18 +22,24 @@ use agent_common::{
 };
 
 use super::{
-    kernel::{Impair, Kernel, Measure, Service},
+    kernel::{Impair, Kernel, Service},
     listen,
     pair::{self, Ending},
 };
 use crate::{
     inject::{Outcome, Receipt},
+    measure,
     model::{
         aggregate::Counters,
         impairment::Impairment,
         permission::{Place, Policy},
     },
-    sys::{clock, discover::Life, observe::Event, peer::Peer},
+    sys::{
+        clock,
+        discover::Life,
+        observe::{Event, ObserveError},
+        peer::Peer,
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -90,7 +96,7 @@ impl Service for Fake {
         None
     }
 
-    fn attach(&mut self) -> Result<Box<dyn Measure>, ErrorReply> {
+    fn attach(&mut self) -> Result<Box<dyn measure::Probes>, ErrorReply> {
         if self.refuse_attach.load(Ordering::SeqCst) {
             let message = "cannot attach the probe".to_owned();
             return Err(ErrorReply { code: ErrorCode::Kernel, message });
@@ -143,8 +149,8 @@ impl Service for Fake {
 
 struct Probes(Fake);
 
-impl Measure for Probes {
-    fn follow(&mut self, tgids: &[u32]) -> Result<(), ErrorReply> {
+impl measure::Probes for Probes {
+    fn follow(&mut self, tgids: &[u32]) -> Result<(), ObserveError> {
         self.0.followed.lock().unwrap().extend(tgids);
         Ok(())
     }
