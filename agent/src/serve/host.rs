@@ -67,10 +67,10 @@ impl Kernel for Host {
             message: error.to_string(),
         })?;
         let target = Target {
-            netns_cookie: found.cookie,
+            netns_cookie: found.listening.cookie,
             port: request.address.port(),
             db_ports: request.db_ports.clone(),
-            tgids: found.processes.iter().map(|process| process.pid).collect(),
+            tgids: found.listening.processes.iter().map(|process| process.pid).collect(),
             client_tgid: peer,
         };
         Ok(Box::new(Local { found, target, plan: self.plan.clone() }))
@@ -87,10 +87,17 @@ struct Local {
 impl Service for Local {
     fn describe(&self) -> Targeted {
         Targeted {
-            netns: self.found.cookie,
-            processes: self.found.processes.iter().take(wire::MAX_BATCH).cloned().collect(),
+            netns: self.found.listening.cookie,
+            processes: self
+                .found
+                .listening
+                .processes
+                .iter()
+                .take(wire::MAX_BATCH)
+                .cloned()
+                .collect(),
             plan: self.plan.clone(),
-            backlog: self.found.backlog,
+            backlog: self.found.listening.backlog,
             device: self.found.device.clone(),
         }
     }
@@ -107,10 +114,10 @@ impl Service for Local {
 
     fn attach(&mut self) -> Result<Box<dyn Probes>, ErrorReply> {
         // Target may be long ago.
-        self.target.tgids = self.found.current_processes();
+        self.target.tgids = self.found.listening.current_processes();
         let mut observer = Observer::attach(&self.target).map_err(kernel)?;
         // From here on the fork hook follows children; those born before it are looked up again.
-        observer.follow(&self.found.current_processes()).map_err(kernel)?;
+        observer.follow(&self.found.listening.current_processes()).map_err(kernel)?;
         Ok(Box::new(observer))
     }
 
@@ -120,7 +127,7 @@ impl Service for Local {
         impairment: &Impairment,
     ) -> Result<Box<dyn Impair>, ErrorReply> {
         let scope = Scope {
-            netns: self.found.netns.clone(),
+            netns: self.found.listening.netns.clone(),
             device: device.to_owned(),
             direction: Direction::Egress,
             replace: false,
@@ -147,15 +154,15 @@ impl Service for Local {
     }
 
     fn life(&mut self) -> Life {
-        self.found.life()
+        self.found.listening.life()
     }
 
     fn processes(&self) -> Vec<u32> {
-        self.found.processes.iter().map(|process| process.pid).collect()
+        self.found.listening.processes.iter().map(|process| process.pid).collect()
     }
 
     fn listen_drops(&self) -> Option<u64> {
-        self.found.listen_drops()
+        self.found.listening.listen_drops()
     }
 
     fn thread_name(&self, tgid: u32, tid: u32) -> Option<String> {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use agent_common::wire::{self, Process};
+use agent_common::wire;
 
 use super::netns::{Netns, NetnsError};
 use crate::model::{
@@ -12,12 +12,16 @@ use crate::model::{
 };
 
 mod inside;
+mod listening;
 mod process;
+mod wanted;
 
 use inside::Inside;
 pub(super) use process::{Identity, pids};
 
+pub use listening::{Life, Listening};
 pub use process::thread_name;
+pub use wanted::{Wanted, WantedError, wanted};
 
 /// How many other listeners an error names.
 const NAMED_IN_ERRORS: usize = 6;
@@ -77,38 +81,19 @@ fn nearby(others: &[String]) -> String {
     }
 }
 
-/// A service that was found. Holds its network namespace open.
+/// A service that was found.
 #[derive(Debug)]
 pub struct Service {
-    /// Its network namespace.
-    pub netns: Netns,
-    /// Number of that namespace.
-    pub cookie: u64,
+    /// Who listens, and where.
+    pub listening: Listening,
     /// The address that was asked for.
     pub address: SocketAddr,
-    /// Its processes: all that hold the listening socket.
-    pub processes: Vec<Process>,
-    /// Length that listen() was given, capped by somaxconn; 0 if unknown.
-    pub backlog: u32,
     /// Interface that carries the address.
     pub device: String,
     /// Where that interface is.
     pub place: Place,
     /// Whether the peer is in the same network namespace, so that its packets travel over `lo`.
     pub beside_peer: bool,
-    identities: Vec<Identity>,
-    sockets: HashSet<u64>,
-}
-
-/// What has become of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    /// It serves on.
-    Same,
-    /// Other processes hold its sockets now: [`Service::processes`] names them.
-    TakenOver,
-    /// Nobody holds its sockets.
-    Gone,
 }
 
 /// The interface that carries `ip` in the calling thread's namespace, if it is local there.
@@ -187,22 +172,14 @@ impl Candidate<'_> {
         peer_inode: Option<u64>,
     ) -> Result<Service, DiscoverError> {
         let sockets = best(&self.namespace.listeners, address);
-        let (processes, identities) = holders(&sockets);
-        if processes.is_empty() {
-            return Err(DiscoverError::NoProcess(address));
-        }
-        let backlog = sockets.iter().filter_map(|inode| self.inside.backlogs.get(inode)).min();
+        let netns = &self.namespace.netns;
         Ok(Service {
-            cookie: self.inside.cookie,
+            listening: Listening::on(netns, &self.inside, sockets)
+                .ok_or(DiscoverError::NoProcess(address))?,
             address,
-            processes,
-            backlog: backlog.copied().unwrap_or(0),
             device: self.device,
-            place: place(&self.namespace.netns),
-            beside_peer: Some(self.namespace.netns.inode()) == peer_inode,
-            netns: self.namespace.netns.clone(),
-            identities,
-            sockets,
+            place: place(netns),
+            beside_peer: Some(netns.inode()) == peer_inode,
         })
     }
 }
@@ -216,18 +193,6 @@ fn best(listeners: &[Listener], address: SocketAddr) -> HashSet<u64> {
     };
     let exact = of(Fit::Exact);
     if exact.is_empty() { of(Fit::Wildcard) } else { exact }
-}
-
-/// The processes that hold any of these sockets. Under socket activation the init process does too,
-/// but it does not serve.
-fn holders(sockets: &HashSet<u64>) -> (Vec<Process>, Vec<Identity>) {
-    let mut pids: Vec<u32> = process::holders(sockets).into_values().flatten().collect();
-    pids.sort_unstable();
-    pids.dedup();
-    if pids.len() > 1 {
-        pids.retain(|&pid| pid != 1);
-    }
-    pids.into_iter().filter_map(|pid| Some((process::describe(pid), Identity::of(pid)?))).unzip()
 }
 
 /// Every namespace that a process is in or that has a name. A service's sockets may be in one that
@@ -296,37 +261,6 @@ fn name(listener: &Listener, held: &HashMap<u64, Vec<u32>>) -> String {
     match pid.and_then(|&pid| thread_name(pid, pid)) {
         Some(comm) => format!("{} ({comm})", listener.address),
         None => listener.address.to_string(),
-    }
-}
-
-impl Service {
-    /// Process ids of all that hold the listening sockets now.
-    #[must_use]
-    pub fn current_processes(&self) -> Vec<u32> {
-        holders(&self.sockets).0.iter().map(|process| process.pid).collect()
-    }
-
-    /// Whether somebody still listens. A service that replaced all its processes but kept its
-    /// socket goes on.
-    pub fn life(&mut self) -> Life {
-        if self.identities.iter().any(Identity::alive) {
-            return Life::Same;
-        }
-        let (processes, identities) = holders(&self.sockets);
-        if processes.is_empty() {
-            return Life::Gone;
-        }
-        self.processes = processes;
-        self.identities = identities;
-        Life::TakenOver
-    }
-
-    /// ListenDrops of its namespace; None if the kernel does not tell.
-    #[must_use]
-    pub fn listen_drops(&self) -> Option<u64> {
-        // Not through one of its processes: its sockets may be elsewhere.
-        let read = || std::fs::read_to_string("/proc/thread-self/net/netstat").ok();
-        proc_net::listen_drops(&self.netns.run(read).ok()??)
     }
 }
 

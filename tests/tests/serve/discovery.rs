@@ -27,11 +27,11 @@ fn a_listener_here() -> Result<()> {
     let mut service = find(address, Some(me))?;
     assert_eq!(service.device, "lo");
     assert!(service.beside_peer);
-    assert_eq!(service.processes.iter().map(|p| p.pid).collect::<Vec<_>>(), [me]);
-    assert_eq!(service.backlog, 128);
-    assert_eq!(service.cookie, agent::sys::netns_cookie::current()?);
-    assert!(service.listen_drops().is_some());
-    assert_eq!(service.life(), Life::Same);
+    assert_eq!(service.listening.processes.iter().map(|p| p.pid).collect::<Vec<_>>(), [me]);
+    assert_eq!(service.listening.backlog, 128);
+    assert_eq!(service.listening.cookie, agent::sys::netns_cookie::current()?);
+    assert!(service.listening.listen_drops().is_some());
+    assert_eq!(service.listening.life(), Life::Same);
     assert!(service.place.host);
 
     let other = SocketAddr::new(address.ip(), address.port() ^ 1);
@@ -54,20 +54,20 @@ fn the_namespace_that_has_the_address() -> Result<()> {
         listen(&bench, Side::Outside, SocketAddr::new(bench.network.outside_v4().into(), port))?;
 
     let service = find(SocketAddr::new(server.into(), port), Some(std::process::id()))?;
-    assert_eq!(service.netns.inode(), inode(&bench, Side::Server)?);
+    assert_eq!(service.listening.netns.inode(), inode(&bench, Side::Server)?);
     assert_eq!(service.device, "eth0");
     assert!(!service.beside_peer);
     let cookie = bench.inside(Side::Server, agent::sys::netns_cookie::current)??;
-    assert_eq!(service.cookie, cookie);
+    assert_eq!(service.listening.cookie, cookie);
 
     let outside = find(SocketAddr::new(bench.network.outside_v4().into(), port), None)?;
-    assert_eq!(outside.netns.inode(), inode(&bench, Side::Outside)?);
+    assert_eq!(outside.listening.netns.inode(), inode(&bench, Side::Outside)?);
 
     let (_v6, six) =
         listen(&bench, Side::Server, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0))?;
     for ip in [server.into(), bench.network.server_v6().into()] {
         let service = find(SocketAddr::new(ip, six.port()), None)?;
-        assert_eq!(service.netns.inode(), inode(&bench, Side::Server)?, "{ip}");
+        assert_eq!(service.listening.netns.inode(), inode(&bench, Side::Server)?, "{ip}");
         assert_eq!(service.device, "eth0");
     }
     Ok(())

@@ -95,6 +95,13 @@ pub(super) fn holders(inodes: &HashSet<u64>) -> HashMap<u64, Vec<u32>> {
     found
 }
 
+/// Inodes of the sockets that a process holds; None if there is no such process.
+pub(super) fn sockets(pid: u32) -> Option<HashSet<u64>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+    let inode = |path| socket_inode(fs::read_link(path).ok()?.to_str()?);
+    Some(entries.filter_map(|entry| inode(entry.path())).collect())
+}
+
 /// `socket:[123]`.
 fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
