@@ -1,5 +1,6 @@
 //! Pure logic: no I/O, no clock, no root.
 
+pub mod account;
 pub mod aggregate;
 pub mod container;
 pub mod distribution;
