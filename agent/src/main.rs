@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use agent::{doctor, inject, serve};
+use agent::{doctor, inject, observe, serve};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -16,6 +16,7 @@ struct Cli {
 enum Command {
     Doctor(doctor::Args),
     Inject(inject::Args),
+    Observe(observe::Args),
     Serve(serve::Args),
 }
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args),
         Command::Inject(args) => inject::run(&args),
+        Command::Observe(args) => observe::run(&args),
         Command::Serve(args) => serve::run(&args),
     };
     outcome.unwrap_or_else(|error| {

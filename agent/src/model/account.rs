@@ -73,7 +73,8 @@ impl Account {
             return;
         }
         let taken = take_apart(request);
-        let shared = taken.is_answered() && self.slowest.request(request, &taken);
+        let whole = taken.is_answered() && !taken.pipelined;
+        let shared = whole && self.slowest.request(request, &taken);
         for sums in [&mut self.window, &mut self.total] {
             sums.request(&taken, shared);
         }

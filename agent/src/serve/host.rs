@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use agent_common::wire::{self, ErrorCode, ErrorReply, Hello, Other, PlanLine, TargetRequest, Targeted};
+use agent_common::wire::{
+    self, ErrorCode, ErrorReply, Hello, Other, PlanLine, TargetRequest, Targeted,
+};
 
 use super::kernel::{Impair, Kernel, Service};
 use crate::{
@@ -137,7 +139,7 @@ impl Service for Local {
     }
 
     fn others(&self) -> Result<Vec<Other>, ErrorReply> {
-        let found = inject::others::in_force(&self.found.netns).map_err(kernel)?;
+        let found = inject::others::in_force(&self.found.listening.netns).map_err(kernel)?;
         let told = |other: inject::others::Other| Other {
             device: other.device,
             direction: other.direction.name().to_owned(),

@@ -1,4 +1,4 @@
-//! What the serving agent keeps of root's capabilities once it is set up.
+//! What the agent keeps of root's capabilities once it is set up.
 
 use std::path::Path;
 
@@ -24,6 +24,15 @@ const KEPT: [Capability; 8] = [
     Capability::CAP_SYS_RESOURCE,
 ];
 
+/// What a measurement needs once it runs; the probes are held by their descriptors.
+const OBSERVING: [Capability; 3] = [
+    // Enter the service's network namespace, for its count of refused handshakes.
+    Capability::CAP_SYS_ADMIN,
+    // See who holds the service's sockets, whoever's processes they are.
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_DAC_READ_SEARCH,
+];
+
 /// Gives up every capability that a session does not need, for this thread and all that it makes,
 /// other programs included. Never more than there are already.
 ///
@@ -33,13 +42,25 @@ const KEPT: [Capability; 8] = [
 /// # Errors
 /// The kernel does not let go of them, as without `CAP_SETPCAP`.
 pub fn keep_what_sessions_need(socket: &Path) -> Result<(), CapsError> {
-    let keep = needed(socket);
-    for capability in caps::read(None, CapSet::Bounding)?.difference(&keep) {
+    keep_only(&needed(socket))
+}
+
+/// As [`keep_what_sessions_need`], for an agent whose probes are attached and which attaches no more
+/// of them.
+///
+/// # Errors
+/// As there.
+pub fn keep_what_observing_needs() -> Result<(), CapsError> {
+    keep_only(&OBSERVING.into_iter().collect())
+}
+
+fn keep_only(keep: &CapsHashSet) -> Result<(), CapsError> {
+    for capability in caps::read(None, CapSet::Bounding)?.difference(keep) {
         caps::drop(None, CapSet::Bounding, *capability)?;
     }
     caps::clear(None, CapSet::Ambient)?;
     for set in [CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
-        let left: CapsHashSet = caps::read(None, set)?.intersection(&keep).copied().collect();
+        let left: CapsHashSet = caps::read(None, set)?.intersection(keep).copied().collect();
         caps::set(None, set, &left)?;
     }
     Ok(())

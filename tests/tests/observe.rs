@@ -1,0 +1,11 @@
+//! `agent observe` with the real binary: what it tells against what the test itself did, how it ends,
+//! and whom it refuses.
+
+#[path = "observe/ends.rs"]
+mod ends;
+#[path = "observe/known.rs"]
+mod known;
+#[path = "observe/refusals.rs"]
+mod refusals;
+#[path = "observe/support.rs"]
+mod support;
