@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
+use aya::programs::ProgramError;
 
 /// Programs that a process holds, from its descriptors.
 ///
@@ -28,6 +29,15 @@ pub fn of_process(pid: u32) -> Result<BTreeSet<u32>> {
 /// Not root.
 pub fn loaded() -> Result<BTreeSet<u32>> {
     aya::programs::loaded_programs()
+        .filter_map(|program| match program {
+            // It went while it was looked at.
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                None
+            }
+            program => Some(program),
+        })
         .map(|program| Ok(program.context("cannot list BPF programs")?.id()))
         .collect()
 }

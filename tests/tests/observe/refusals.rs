@@ -48,7 +48,7 @@ fn wrong_command_lines() -> Result<()> {
         ("", "--port <PORT>"),
         ("--port 0", "0 is not in 1..=65535"),
         ("--port 8000 --duration 0s", "a measurement of no length"),
-        ("--port 8000 --duration -1s", "--duration"),
+        ("--port 8000 --duration=-1s", "is negative"),
         ("--port 8000 --duration 5", "has no unit"),
         ("--pid 0", "0 is not in 1"),
     ] {

@@ -18,6 +18,8 @@ pub(crate) struct Observe {
     child: Child,
     pub(crate) out: BufReader<ChildStdout>,
     log: BufReader<ChildStderr>,
+    /// What it said of the service.
+    pub(crate) told: String,
 }
 
 impl Observe {
@@ -30,7 +32,7 @@ impl Observe {
         while !told.contains("measuring port") {
             ensure!(log.read_line(&mut told)? > 0, "agent observe {arguments}: {told}");
         }
-        Ok(Self { child, out, log })
+        Ok(Self { child, out, log, told })
     }
 
     pub(crate) fn pid(&self) -> u32 {
