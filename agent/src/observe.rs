@@ -1,24 +1,25 @@
 //! `agent observe`: where the requests to a service wait, without a load generator.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::sync::{Arc, atomic::AtomicBool};
 use std::time::Duration;
 
 use agent_common::{abi, duration};
 use anyhow::{Context as _, bail};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::{
     model::text as escape,
     sys::{
         discover::{self, Listening, Wanted},
         observe::{Observer, Target},
-        privilege,
+        privilege, stops,
     },
 };
 
 mod json;
+mod live;
 mod session;
 mod text;
 
@@ -33,7 +34,8 @@ const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 ///
 /// Every second: how long connections waited to be accepted and requests to be read, how long the
 /// service took for them, what its threads did with their time, and what it asked the database. At
-/// the end, or at Ctrl-C, the sums and the slowest requests. Nothing of the service is changed.
+/// the end, or at Ctrl-C, the sums and the slowest requests. On a terminal a live view, else a line
+/// for every second. Nothing of the service is changed.
 #[derive(Debug, clap::Args)]
 #[command(
     group = clap::ArgGroup::new("service").args(["port", "pid"]).required(true).multiple(true),
@@ -109,7 +111,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         tgids: service.processes.iter().map(|process| process.pid).collect(),
         client_tgid: None,
     };
-    let stop = stop_at_signals().context("cannot catch signals")?;
+    // As many pipes and files as there are: a view is for a person who looks at it.
+    let live = !args.json && io::stdout().is_terminal();
+    let stop = stop_at_signals(live).context("cannot catch signals")?;
     let mut observer = Observer::attach(&target)?;
     // From here on the fork hook follows children; those born before it are looked up again.
     observer.follow(&service.current_processes())?;
@@ -120,6 +124,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     let mut output: Box<dyn Output> = if args.json {
         Box::new(json::Lines::new(io::stdout()))
+    } else if live {
+        let name = service.processes.first().map_or("", |process| &process.comm);
+        let live = live::Live::new(escape::printable(name), port);
+        Box::new(
+            live.context("cannot draw on this terminal; `agent observe ... | cat` prints lines")?,
+        )
     } else {
         Box::new(text::Table::new(io::stdout(), port))
     };
@@ -153,13 +163,20 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// A flag that signals set. A second signal ends the agent at once, as when its output is stuck; the
-/// kernel then takes the probes away.
-fn stop_at_signals() -> io::Result<Arc<AtomicBool>> {
+/// A flag that signals set. Without a live view a second signal ends the agent at once, as when its
+/// output is stuck; the kernel then takes the probes away. With one, the terminal is to be given back
+/// first, and nothing may stop the agent half-way.
+fn stop_at_signals(live: bool) -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
+    if live {
+        stops::block()?;
+        signal_hook::flag::register(SIGQUIT, Arc::clone(&stop))?;
+    }
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // In this order: the first signal finds the flag not yet set.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        if !live {
+            // Before the other: the first signal finds the flag not yet set.
+            signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        }
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     Ok(stop)

@@ -5,6 +5,8 @@
 mod ends;
 #[path = "observe/known.rs"]
 mod known;
+#[path = "observe/live.rs"]
+mod live;
 #[path = "observe/refusals.rs"]
 mod refusals;
 #[path = "observe/support.rs"]

@@ -110,7 +110,7 @@ pub(super) fn filled() -> Account {
     account
 }
 
-fn doubtful() -> Account {
+pub(super) fn doubtful() -> Account {
     let mut account = filled();
     let pipelined = Request { flags: flag::PIPELINED, ..request(20, SECOND, MS) };
     account.request(&pipelined);

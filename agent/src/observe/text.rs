@@ -11,7 +11,7 @@ use crate::model::account::{
 /// The header is repeated after so many lines.
 const HEADER_EVERY: u64 = 20;
 /// The last window may be too short for rates.
-const SHORTEST_S: f64 = 0.5;
+pub(super) const SHORTEST_S: f64 = 0.5;
 /// Lines are no longer than this.
 const WIDTH: usize = 100;
 /// Slow requests that are listed.
@@ -114,7 +114,7 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
     cut
 }
 
-fn whole(summary: &Summary, port: u16) -> String {
+pub(super) fn whole(summary: &Summary, port: u16) -> String {
     let figures = &summary.figures;
     let mut out = format!(
         "\nport {port}, {:.1} s; answered requests: {} ({:.1}/s), accepted connections: {} ({:.1}/s)\n\n",
@@ -158,7 +158,7 @@ fn whole(summary: &Summary, port: u16) -> String {
 }
 
 /// `worker threads 1.0: database 93.0 %, cpu 5.0 %, idle 2.0 %`.
-pub(super) fn threads(role: &RoleFigures) -> String {
+fn threads(role: &RoleFigures) -> String {
     let mut shares: Vec<_> = role.time.iter().filter(|(_, share)| **share >= 0.001).collect();
     shares.sort_by(|a, b| b.1.total_cmp(a.1));
     let shares: Vec<String> =
@@ -187,14 +187,14 @@ fn database(out: &mut String, summary: &Summary) {
     for line in &database.by_statement {
         let per = line.per_request.map_or_else(|| "-".to_owned(), |per| format!("{per:.2}"));
         let text = line.statement.as_deref().unwrap_or_default();
-        let _ = writeln!(
-            out,
+        let row = format!(
             "{per:>9} {:>8} {:>8}  {:<14}{}",
             ms(Some(line.mean_ms)),
             ms(Some(line.max_ms)),
             line.kind,
             fit(text, WIDTH - 43)
         );
+        let _ = writeln!(out, "{}", row.trim_end());
     }
 }
 
@@ -250,7 +250,14 @@ fn doubts(out: &mut String, summary: &Summary) {
     let (unseen, ambiguous, left) = (&figures.unseen, &figures.ambiguous, &summary.unfinished);
     let lines = [
         ("lost, so that the figures are of a part", list(&lost)),
-        ("not seen", list(&[("accepts", unseen.accept), ("first bytes", unseen.first_byte)])),
+        (
+            "not seen",
+            list(&[
+                ("accepts", unseen.accept),
+                ("first bytes", unseen.first_byte),
+                ("answers", unseen.answer),
+            ]),
+        ),
         (
             "not told apart",
             list(&[

@@ -140,7 +140,7 @@ fn waits_and_counts_are_as_the_test_made_them() -> Result<()> {
     }
     assert_eq!(summary["connections"]["accepted"], REQUESTS);
     assert_eq!(summary["lost_events"], 0, "{summary:#}");
-    assert_eq!(summary["unseen"], serde_json::json!({ "accept": 0, "first_byte": 0 }));
+    assert_eq!(summary["unseen"], serde_json::json!({ "accept": 0, "first_byte": 0, "answer": 0 }));
     assert_eq!(summary["ambiguous"]["shared_thread"], 0);
     assert_eq!(summary["accept_queue_depth"]["max"], 1);
 

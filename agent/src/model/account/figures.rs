@@ -84,6 +84,8 @@ pub struct Unseen {
     pub accept: u64,
     /// Arrival of a request's first byte.
     pub first_byte: u64,
+    /// The answer of a request that was in service when the measurement began.
+    pub answer: u64,
 }
 
 /// What cannot be told for sure.

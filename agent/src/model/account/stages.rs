@@ -50,6 +50,8 @@ pub enum Outcome {
     Answered,
     /// Read, and the connection ended without an answer.
     Unanswered,
+    /// In service when the measurement began; its answer was not seen.
+    AnswerUnseen,
     /// The connection ended before anybody accepted it.
     NeverAccepted,
     /// Something was sent on the connection before anything was read.
@@ -86,9 +88,13 @@ impl Taken {
 #[must_use]
 pub fn take_apart(request: &Request) -> Taken {
     let Request { s0, s1, s2, s3, s5, flags, .. } = *request;
-    let new = request.ordinal == 0 && flags & flag::ADOPTED == 0;
+    let first = request.ordinal == 0;
+    let adopted = flags & flag::ADOPTED != 0;
+    let new = first && !adopted;
     let outcome = match (s3 != 0, s5 != 0) {
         (true, true) => Outcome::Answered,
+        // The probes are attached one after the other: one that sees reads, then one for sends.
+        (true, false) if first && adopted => Outcome::AnswerUnseen,
         (true, false) => Outcome::Unanswered,
         (false, true) => Outcome::AnsweredUnread,
         (false, false) => Outcome::NeverAccepted,
@@ -172,6 +178,8 @@ mod tests {
         let outcome = |marks| take_apart(&request(marks)).outcome;
         assert_eq!(outcome([100, 150, 160, 175, 0]), Outcome::Unanswered);
         assert_eq!(ns(&request([100, 150, 160, 175, 0])), [Some(50), Some(10), Some(15), None]);
+        let adopted = Request { flags: flag::ADOPTED, ..request([0, 0, 160, 175, 0]) };
+        assert_eq!(take_apart(&adopted).outcome, Outcome::AnswerUnseen);
         assert_eq!(outcome([100, 0, 0, 0, 0]), Outcome::NeverAccepted);
         assert_eq!(ns(&request([100, 0, 0, 0, 0])), [None; 4]);
         assert_eq!(outcome([100, 150, 0, 0, 300]), Outcome::AnsweredUnread);

@@ -72,6 +72,7 @@ impl Sums {
         match taken.outcome {
             Outcome::Answered => rest.requests.answered += 1,
             Outcome::Unanswered => rest.requests.unanswered += 1,
+            Outcome::AnswerUnseen => rest.unseen.answer += 1,
             Outcome::AnsweredUnread => rest.requests.answered_unread += 1,
             Outcome::NeverAccepted => rest.connections.never_accepted += 1,
         }

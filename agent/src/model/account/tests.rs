@@ -175,6 +175,7 @@ proptest! {
         let counted = total.requests.answered
             + total.requests.unanswered
             + total.requests.answered_unread
+            + total.unseen.answer
             + total.connections.never_accepted;
         prop_assert_eq!(counted, over);
         prop_assert_eq!(account.close().requests, total.requests);
