@@ -4,6 +4,8 @@
 //! buffer record can be read without `unsafe` on the agent's side (see [`Record`]). All times are
 //! `bpf_ktime_get_ns`, that is CLOCK_MONOTONIC, in nanoseconds; 0 means "not seen".
 
+use crate::filter::{Filter, MAX_RULES};
+
 /// Bytes of a sent database message that are kept to name the round trip.
 pub const PAYLOAD_LEN: usize = 512;
 /// Bytes of a received database message that are kept to tell answers apart.
@@ -555,4 +557,5 @@ records! {
     QueueGauge = 32,
     Offsets = 35 * 4,
     Session = 24,
+    Filter = 16 + 2 * MAX_RULES * 40,
 }

@@ -2,6 +2,7 @@
 //!
 //! In the order in which a measurement travels:
 //! - [`abi`]: kernel to agent. Map names, capacities, event records, offsets. `no_std`.
+//! - [`filter`]: agent to kernel: which packets are impaired, and how that is decided. `no_std`.
 //! - [`histogram`]: kernel to agent as well: times that are counted where they are measured. `no_std`.
 //! - [`wire`]: agent to loadgen. Messages of the pairing socket and their framing.
 //! - [`duration`], [`percent`], [`rate`]: what command lines take, each read in one place.
@@ -10,6 +11,7 @@
 pub mod abi;
 #[cfg(feature = "std")]
 pub mod duration;
+pub mod filter;
 pub mod histogram;
 #[cfg(feature = "std")]
 pub mod percent;

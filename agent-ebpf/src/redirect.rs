@@ -1,7 +1,8 @@
-//! The way of a delayed packet: off the device into our veth, and from there back to the device.
+//! The way of an impaired packet: off the device into our veth, and from there back to the device;
+//! and, where only some packets are impaired, which.
 //!
-//! An object of its own: the injector loads it without the measuring programs and their maps. Both
-//! programs are attached by tcx links (Linux 6.6), which end with the agent.
+//! An object of its own: the injector loads it without the measuring programs and their maps. The two
+//! that redirect are attached by tcx links (Linux 6.6), which end with the agent.
 #![no_std]
 #![no_main]
 #![allow(
@@ -14,10 +15,16 @@
               an entry point without documentation"
 )]
 
+mod scope;
+
 use aya_ebpf::{
-    bindings::tcx_action_base::TCX_NEXT, helpers::generated::bpf_redirect, macros::classifier,
-    programs::TcContext,
+    bindings::tcx_action_base::TCX_NEXT,
+    helpers::generated::bpf_redirect,
+    macros::{classifier, socket_filter},
+    programs::{SkBuffContext, TcContext},
 };
+
+use scope::At;
 
 const ETH_P_IP: u32 = (0x0800u16).to_be() as u32;
 const ETH_P_IPV6: u32 = (0x86DDu16).to_be() as u32;
@@ -28,6 +35,9 @@ static DEVICE: u32 = 0;
 /// Index of our veth beside it.
 #[unsafe(no_mangle)]
 static VETH: u32 = 0;
+/// Whether only some packets are impaired, 0 or 1.
+#[unsafe(no_mangle)]
+static FILTERED: u32 = 0;
 
 /// Volatile, or the compiler would fold the zero that stands in the object file.
 #[inline(always)]
@@ -52,6 +62,9 @@ pub fn redirect_away(ctx: TcContext) -> i32 {
     if came_from == veth || !can_be_held(&ctx) {
         return TCX_NEXT;
     }
+    if constant(&raw const FILTERED) != 0 && !scope::takes(ctx.skb.skb, At::Tc) {
+        return TCX_NEXT;
+    }
     unsafe { bpf_redirect(veth, 0) as i32 }
 }
 
@@ -62,6 +75,13 @@ pub fn redirect_back(ctx: TcContext) -> i32 {
         return TCX_NEXT;
     }
     unsafe { bpf_redirect(constant(&raw const DEVICE), 0) as i32 }
+}
+
+/// For the rule that queues packets: those it returns other than 0 for. `bpf_mt_v1`,
+/// net/netfilter/xt_bpf.c.
+#[socket_filter]
+pub fn queued(ctx: SkBuffContext) -> i64 {
+    i64::from(scope::takes(ctx.skb.skb, At::Netfilter))
 }
 
 #[cfg(not(test))]

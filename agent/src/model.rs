@@ -4,6 +4,7 @@ pub mod account;
 pub mod aggregate;
 pub mod container;
 pub mod distribution;
+pub mod filter;
 pub mod held_times;
 pub mod holding;
 pub mod impairment;

@@ -22,5 +22,6 @@ pub mod privilege;
 pub mod qdisc;
 pub mod realtime;
 pub mod receipt;
+mod scope;
 pub mod stops;
 pub mod tree;

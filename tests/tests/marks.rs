@@ -11,6 +11,7 @@ use std::{
 
 use agent::{
     inject::{self, Direction, EngineChoice, Impairment, Scope},
+    model::filter::PacketFilter,
     sys::{netns::Netns, observe::Target},
 };
 use agent_common::{
@@ -189,7 +190,13 @@ fn marks_against_captures(name: &str, delay: Option<Duration>, count: usize) -> 
         .map(|delay| {
             let netns = Netns::named(&lab.network().name(Side::Server))?;
             let direction = Direction::Egress;
-            let scope = Scope { netns, device: "eth0".to_owned(), direction, replace: false };
+            let scope = Scope {
+                netns,
+                device: "eth0".to_owned(),
+                direction,
+                filter: PacketFilter::default(),
+                replace: false,
+            };
             anyhow::Ok(inject::apply(&Impairment::fixed_delay(delay)?, &scope, EngineChoice::Auto)?)
         })
         .transpose()?;

@@ -14,6 +14,7 @@ use super::error::InjectError;
 use super::recover;
 use super::registry::{self, Entry};
 use super::running::{Running, of_qdisc};
+use crate::model::filter::PacketFilter;
 use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment, Receipt};
 use crate::model::rtlink;
 use crate::sys::link::{self, Link};
@@ -23,7 +24,8 @@ use crate::sys::netns::Netns;
 use crate::sys::netns_end::Presence;
 use crate::sys::qdisc::{self, QdiscError};
 
-/// Where an impairment goes: everything that leaves `device` in `netns`, arrives there, or both.
+/// Where an impairment goes: what leaves `device` in `netns`, arrives there, or both, and is in the
+/// filter.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// Network namespace.
@@ -32,6 +34,8 @@ pub struct Scope {
     pub device: String,
     /// Which way packets go.
     pub direction: Direction,
+    /// Which of those packets.
+    pub filter: PacketFilter,
     /// Whether a root qdisc that somebody configured may be put aside, and back afterwards.
     pub replace: bool,
 }
@@ -101,11 +105,12 @@ pub fn apply(
 ) -> Result<ActiveImpairment, InjectError> {
     require_root()?;
     impairment.check()?;
+    scope.filter.check()?;
     registry::prepare()?;
     let _lock = registry::lock()?;
     recover::stale(|_| true)?;
     let link = scope.netns.run(|| find(scope))??;
-    let (engine, why) = choose(choice, impairment, scope.direction)?;
+    let (engine, why) = choose(choice, impairment, scope)?;
     let pid = std::process::id();
     let (id, number) = registry::new_id();
     let entry = Entry {
@@ -115,6 +120,7 @@ pub fn apply(
         engine,
         impairment: impairment.clone(),
         direction: direction(scope, engine, &link),
+        filter: scope.filter.clone(),
         device: link.name,
         index: link.index,
         netns: scope.netns.label().to_owned(),

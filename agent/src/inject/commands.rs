@@ -4,6 +4,7 @@ mod add;
 mod clear;
 mod list;
 mod options;
+mod packets;
 
 use std::process::ExitCode;
 

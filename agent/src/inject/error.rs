@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::model::container::ContainerError;
+use crate::model::filter::FilterError;
 use crate::model::impairment::{Engine, Feature, ImpairmentError};
 use crate::sys::netns::{NetnsError, Origin};
 
@@ -23,6 +24,15 @@ pub enum InjectError {
     /// The impairment itself is out of range.
     #[error(transparent)]
     Impairment(#[from] ImpairmentError),
+    /// Which packets it is for makes no sense.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// netem takes all packets.
+    #[error(
+        "engine netem impairs all packets of an interface, not some of them ({0}); leave that out, or use \
+             --engine nfqueue"
+    )]
+    NetemFilter(String),
     /// A process id that is none.
     #[error("`{0}` is not a process id; give the pid of a running process as this host numbers it")]
     BadPid(String),

@@ -47,7 +47,7 @@ pub fn in_force(netns: &Netns) -> Result<Vec<Other>, InjectError> {
             device: entry.device.clone(),
             direction: entry.direction,
             engine: entry.engine,
-            words: entry.impairment.to_string(),
+            words: entry.words(),
             delay: entry.impairment.delay,
             pid: Some(entry.pid),
         });

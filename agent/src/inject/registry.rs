@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::error::{InjectError, clear_command};
+use crate::model::filter::PacketFilter;
 use crate::model::impairment::{Direction, Engine, Impairment};
 use crate::sys::netem::Before;
 use crate::sys::netns::Origin;
@@ -36,6 +37,9 @@ pub(super) struct Entry {
     pub(super) engine: Engine,
     pub(super) impairment: Impairment,
     pub(super) direction: Direction,
+    /// Which packets.
+    #[serde(default)]
+    pub(super) filter: PacketFilter,
     pub(super) device: String,
     pub(super) index: i32,
     /// How the namespace was named, in words.
@@ -54,6 +58,12 @@ impl Entry {
     /// Whether the process that wrote it is still there.
     pub(super) fn is_live(&self) -> bool {
         start_time(self.pid) == Some(self.started)
+    }
+
+    /// What is injected, and into which packets if not all.
+    pub(super) fn words(&self) -> String {
+        let Self { impairment, filter, .. } = self;
+        if filter.is_all() { impairment.to_string() } else { format!("{impairment} ({filter})") }
     }
 
     /// The command that ends it.
@@ -229,6 +239,7 @@ mod tests {
             engine: Engine::Nfqueue,
             impairment: Impairment::fixed_delay(Duration::from_millis(1)).unwrap(),
             direction: Direction::Both,
+            filter: PacketFilter::default(),
             device: "lo".into(),
             index: 1,
             netns: "current".into(),

@@ -44,7 +44,8 @@ impl Running {
             }
             _ => {
                 let Request { options, delay_table, .. } = Request::from(&entry.impairment);
-                Delay::start(entry.index, &options, delay_table.as_deref(), entry.direction)
+                let Entry { index, direction, filter, .. } = entry;
+                Delay::start_filtered(*index, &options, delay_table.as_deref(), *direction, filter)
                     .map(|running| (Self::Nfqueue(running), delay))
                     .map_err(|error| of_nfqueue(error, entry))
             }

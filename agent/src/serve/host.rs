@@ -10,7 +10,7 @@ use super::kernel::{Impair, Kernel, Service};
 use crate::{
     inject::{self, ActiveImpairment, Direction, End, EngineChoice, Outcome, Scope},
     measure::Probes,
-    model::{impairment::Impairment, permission::Place, plan, text},
+    model::{filter::PacketFilter, impairment::Impairment, permission::Place, plan, text},
     sys::{
         clock,
         discover::{self, DiscoverError, Life},
@@ -132,6 +132,7 @@ impl Service for Local {
             netns: self.found.listening.netns.clone(),
             device: device.to_owned(),
             direction: Direction::Egress,
+            filter: PacketFilter::default(),
             replace: false,
         };
         let active = inject::apply(impairment, &scope, EngineChoice::Auto).map_err(kernel)?;

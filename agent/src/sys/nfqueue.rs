@@ -19,6 +19,7 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 
+use agent_common::filter::{ARRIVING, LEAVING};
 use nix::errno::Errno;
 
 use self::path::Path;
@@ -26,6 +27,7 @@ use self::queue::Queue;
 use super::link;
 use super::netlink::Refusal;
 use super::nft::Place;
+use crate::model::filter::{FilterError, PacketFilter};
 use crate::model::held_times::HeldTimes;
 use crate::model::holding::{Holding, Tally};
 use crate::model::impairment::{Direction, Receipt};
@@ -45,6 +47,9 @@ pub enum NfqueueError {
     /// The options are not for this engine.
     #[error(transparent)]
     Unable(#[from] Unable),
+    /// The filter has too many rules.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// Rules for this interface exist.
     #[error("the interface has a delay already")]
     Exists,
@@ -135,8 +140,23 @@ impl Delay {
         table: Option<&[i16]>,
         direction: Direction,
     ) -> Result<Self, NfqueueError> {
+        Self::start_filtered(index, options, table, direction, &PacketFilter::default())
+    }
+
+    /// As [`Self::start`], for the packets that `filter` takes. The others pass as if nothing were
+    /// there.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or the filter has too many rules.
+    pub fn start_filtered(
+        index: i32,
+        options: &NetemOptions,
+        table: Option<&[i16]>,
+        direction: Direction,
+        filter: &PacketFilter,
+    ) -> Result<Self, NfqueueError> {
         let room = options.limit_packets.saturating_add(SLACK);
-        Self::start_with_room(index, options, table, direction, room)
+        Self::begin(index, options, table, direction, filter, room)
     }
 
     /// As [`Self::start`], with a kernel queue for `room` packets; what finds none passes undelayed.
@@ -150,6 +170,18 @@ impl Delay {
         direction: Direction,
         room: u32,
     ) -> Result<Self, NfqueueError> {
+        Self::begin(index, options, table, direction, &PacketFilter::default(), room)
+    }
+
+    fn begin(
+        index: i32,
+        options: &NetemOptions,
+        table: Option<&[i16]>,
+        direction: Direction,
+        filter: &PacketFilter,
+        room: u32,
+    ) -> Result<Self, NfqueueError> {
+        let rules = |ways| (!filter.is_all()).then(|| filter.rules(ways)).transpose();
         // Each direction has random numbers of its own, as two qdiscs would; a seed makes both alike.
         let holding = || Scheduler::new(options, table, any_seed()).map(Holding::new);
         let ready = holding()?;
@@ -158,21 +190,25 @@ impl Delay {
             .map_err(NfqueueError::refused("find the interface"))?;
         drop(route);
         if device.hardware == rtlink::ARPHRD_LOOPBACK {
-            let path = Path::by_rule(Place::In(index), &device, ready, room)?;
+            let rules = rules(LEAVING | ARRIVING)?;
+            let path = Path::by_rule(Place::In(index), &device, ready, room, rules.as_ref())?;
             return Ok(Self { paths: vec![path], weakness: None });
         }
         let (mut paths, mut weakness) = (Vec::new(), None);
         if direction != Direction::Ingress {
-            paths.push(match Path::by_bridge(&device, ready, room) {
+            let rules = rules(LEAVING)?;
+            paths.push(match Path::by_bridge(&device, ready, room, rules.as_ref()) {
                 Err(NfqueueError::Unsupported(reason)) => {
                     weakness = Some(reason);
-                    Path::by_rule(Place::Out(index), &device, holding()?, room)?
+                    Path::by_rule(Place::Out(index), &device, holding()?, room, rules.as_ref())?
                 }
                 other => other?,
             });
         }
         if direction != Direction::Egress {
-            paths.push(Path::by_rule(Place::In(index), &device, holding()?, room)?);
+            let rules = rules(ARRIVING)?;
+            let path = Path::by_rule(Place::In(index), &device, holding()?, room, rules.as_ref())?;
+            paths.push(path);
         }
         Ok(Self { paths, weakness })
     }

@@ -5,6 +5,8 @@
 //! which more kernels have than nftables' own `queue`. Layouts: `linux/netfilter/nf_tables.h`,
 //! `nf_tables_compat.h`, `xt_NFQUEUE.h`.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use super::netlink::{Conn, NETLINK_NETFILTER, Refusal, Request};
 use crate::model::nlmsg::{self, Attrs, flag};
 
@@ -52,6 +54,14 @@ const CMP_EQ: u32 = 0;
 const DATA_VALUE: u16 = 1;
 const REGISTER_1: u32 = 1;
 const COUNTER_PACKETS: u16 = 2;
+
+const MATCH_NAME: u16 = 1;
+const MATCH_REVISION: u16 = 2;
+const MATCH_INFO: u16 = 3;
+/// `struct xt_bpf_info_v1` has other ways to name a program than its code.
+const BPF_REVISION: u32 = 1;
+/// `XT_BPF_MODE_FD_ELF`: by descriptor.
+const BPF_BY_DESCRIPTOR: u16 = 2;
 
 const TARGET_NAME: u16 = 1;
 const TARGET_REVISION: u16 = 2;
@@ -111,16 +121,17 @@ pub struct QueueRules {
 }
 
 impl QueueRules {
-    /// Puts the rules into force in the calling thread's namespace.
+    /// Puts the rules into force in the calling thread's namespace, for the packets that a socket
+    /// filter program returns other than 0 for.
     ///
     /// # Errors
     /// `EEXIST` or `EPERM` if the interface has such tables, this process's or another's; what the
     /// kernel says where it lacks a part.
-    pub fn add(place: Place, queue: u16) -> Result<Self, Refusal> {
+    pub fn add(place: Place, queue: u16, program: Option<BorrowedFd<'_>>) -> Result<Self, Refusal> {
         let mut conn = Conn::open(NETLINK_NETFILTER)?;
         let table = table_name(place);
         let requests: Vec<Request> =
-            FAMILIES.iter().flat_map(|f| requests(*f, &table, place, queue)).collect();
+            FAMILIES.iter().flat_map(|f| requests(*f, &table, place, queue, program)).collect();
         batch(&mut conn, &requests)?;
         Ok(Self { conn, table })
     }
@@ -170,7 +181,13 @@ fn batch(conn: &mut Conn, requests: &[Request]) -> Result<(), Refusal> {
     conn.batch((BATCH_BEGIN, edge()), requests, (BATCH_END, edge()))
 }
 
-fn requests(f: u8, table: &str, place: Place, queue: u16) -> Vec<Request> {
+fn requests(
+    f: u8,
+    table: &str,
+    place: Place,
+    queue: u16,
+    program: Option<BorrowedFd<'_>>,
+) -> Vec<Request> {
     let (hook, priority, interface) = place.hook();
     let new_table = family(f, 0).put_text(TABLE_NAME, table).put_be32(TABLE_FLAGS, TABLE_F_OWNER);
     let mut requests = vec![
@@ -193,6 +210,13 @@ fn requests(f: u8, table: &str, place: Place, queue: u16) -> Vec<Request> {
             .put_be32(CMP_OP, CMP_EQ)
             .put_nested(CMP_DATA, Attrs::new().put(DATA_VALUE, &index.to_ne_bytes()));
         expressions.extend([("meta", load), ("cmp", compare)]);
+    }
+    if let Some(program) = program {
+        let picked = Attrs::new()
+            .put_text(MATCH_NAME, "bpf")
+            .put_be32(MATCH_REVISION, BPF_REVISION)
+            .put(MATCH_INFO, &bpf_info(program.as_raw_fd()));
+        expressions.push(("match", picked));
     }
     expressions.extend([("counter", Attrs::new()), ("target", target)]);
     let list = expressions.into_iter().fold(Attrs::new(), |list, (name, data)| {
@@ -223,6 +247,15 @@ fn nfqueue_info(queue: u16) -> [u8; 8] {
     info[0..2].copy_from_slice(&queue.to_ne_bytes());
     info[2..4].copy_from_slice(&1u16.to_ne_bytes());
     info[4..6].copy_from_slice(&NFQ_FLAG_BYPASS.to_ne_bytes());
+    info
+}
+
+/// `struct xt_bpf_info_v1`: mode, length of the code that there is not, descriptor, room for that
+/// code, and the kernel's own pointer.
+fn bpf_info(program: i32) -> [u8; 528] {
+    let mut info = [0; 528];
+    info[0..2].copy_from_slice(&BPF_BY_DESCRIPTOR.to_ne_bytes());
+    info[4..8].copy_from_slice(&program.to_ne_bytes());
     info
 }
 

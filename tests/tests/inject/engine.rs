@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use agent::inject::{
     Direction, EngineChoice, Impairment, InjectError, Scope, apply, engines_available,
 };
+use agent::model::filter::PacketFilter;
 use agent::model::impairment::Engine;
 use agent::sys::link;
 use agent::sys::netlink::Refusal;
@@ -112,8 +113,13 @@ fn the_library_tells_what_is_in_force_and_clears_when_dropped() -> Result<()> {
     let bench = Bench::new()?;
     let before = bench.state()?;
     let netns = Netns::named(&bench.server())?;
-    let scope =
-        Scope { netns, device: "eth0".to_owned(), direction: Direction::Egress, replace: false };
+    let scope = Scope {
+        netns,
+        device: "eth0".to_owned(),
+        direction: Direction::Egress,
+        filter: PacketFilter::default(),
+        replace: false,
+    };
     let impairment = Impairment::fixed_delay(Duration::from_millis(20))?;
     let nfqueue = EngineChoice::Nfqueue;
     let active = apply(&impairment, &scope, nfqueue)?;

@@ -95,6 +95,35 @@ fn impairments_that_contradict_themselves() -> Result<()> {
 }
 
 #[test]
+fn scopes_that_contradict_themselves() -> Result<()> {
+    let bench = Bench::new()?;
+    let many: String = (1..=33).map(|port| format!(" --port {port}")).collect();
+    for (what, words) in [
+        ("--peer 10.0.0.1/8", &["--peer: `10.0.0.1/8`", "write 10.0.0.0/8"][..]),
+        ("--peer db.example", &["--peer: `db.example`", "10.0.0.0/8"]),
+        ("--not-peer ::/129", &["--not-peer: `::/129`", "0 to 128"]),
+        ("--port 0", &["--port 0", "1 to 65535"]),
+        ("--port 65536", &["--port: `65536`", "1 to 65535"]),
+        ("--peer-port -1", &["--peer-port: `-1`", "1 to 65535"]),
+        ("--not-port http", &["--not-port: `http`", "1 to 65535"]),
+        ("--port 80 --port 80", &["--port 80 is given twice"]),
+        ("--port 80 --protocol icmp", &["icmp has no ports"]),
+        ("--peer 10.1.0.0/16 --not-peer 10.0.0.0/8", &["leaves nothing of --peer 10.1.0.0/16"]),
+        ("--protocol tcp --not-protocol tcp", &["leaves nothing of --protocol tcp"]),
+        ("--not-peer ::/0 --not-peer 0.0.0.0/0", &["leave no packet"]),
+        (many.as_str(), &["33 rules", "at most 32"]),
+    ] {
+        for detach in ["", " --detach"] {
+            let add = format!("add --dev eth0 --netns NS --delay 1ms {what}{detach}");
+            refused(&bench, &add, 1, words)?;
+        }
+    }
+    let add = "add --dev eth0 --netns NS --delay 1ms";
+    refused(&bench, &format!("{add} --protocol sctp"), 2, &["sctp", "tcp, udp, icmp"])?;
+    refused(&bench, &format!("{add} --port 80 --engine netem"), 1, &["engine netem", "our port 80"])
+}
+
+#[test]
 fn what_an_engine_lacks_is_refused() -> Result<()> {
     let bench = Bench::new()?;
     let add = "add --dev eth0 --netns NS --engine nfqueue --delay 1ms";

@@ -11,11 +11,14 @@ use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::options::{EXAMPLES, Options};
+use super::packets::Packets;
 use super::{Namespace, outcome_text, say};
 use crate::inject::active::{ActiveImpairment, End, Scope, apply};
 use crate::inject::engines::require_root;
 use crate::inject::error::{InjectError, clear_command};
+use crate::model::filter::PacketFilter;
 use crate::model::impairment::{Direction, EngineChoice};
+use crate::model::proc_net::Connection;
 use crate::sys::netns::Netns;
 use crate::sys::{discover, operator, stops};
 
@@ -38,6 +41,8 @@ pub(super) struct Args {
     /// takes the delay twice).
     #[arg(long, value_enum, default_value_t)]
     direction: Direction,
+    #[command(flatten)]
+    packets: Packets,
     /// Put a root queueing discipline that somebody configured aside, and back afterwards with all
     /// that hangs on it. What could not be put back (filters, netem's tables) is refused.
     #[arg(long)]
@@ -62,6 +67,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let impairment = args.options.impairment()?;
+    let filter = args.packets.filter()?;
     require_root()?;
     if !args.hold {
         for warning in impairment.warnings() {
@@ -88,10 +94,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => Netns::current().map_err(InjectError::from)?,
     };
     if !args.force {
-        refuse_own_session(&netns, &args.dev)?;
+        refuse_own_session(&netns, &args.dev, &filter, args.direction)?;
     }
-    let scope =
-        Scope { netns, device: args.dev.clone(), direction: args.direction, replace: args.replace };
+    let scope = Scope {
+        netns,
+        device: args.dev.clone(),
+        direction: args.direction,
+        filter,
+        replace: args.replace,
+    };
     let active = apply(&impairment, &scope, args.engine)?;
     describe(&active, &scope);
     if args.hold {
@@ -114,22 +125,29 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// Whoever types over SSH should not cut off the branch they sit on.
-fn refuse_own_session(netns: &Netns, device: &str) -> anyhow::Result<()> {
+fn refuse_own_session(
+    netns: &Netns,
+    device: &str,
+    filter: &PacketFilter,
+    direction: Direction,
+) -> anyhow::Result<()> {
     let Some(session) = operator::ssh_session() else { return Ok(()) };
     if session.netns_inode != netns.inode() {
         return Ok(());
     }
-    let local = session.connection.local.ip();
+    let Connection { local, remote, .. } = session.connection;
+    // On loopback every packet goes both ways.
+    let direction = if device == "lo" { Direction::Both } else { direction };
+    if !filter.is_all() && !filter.takes_connection(local, remote, direction) {
+        return Ok(());
+    }
+    let local = local.ip();
     let carries = netns
         .run(|| discover::device_of(local))
         .map_err(InjectError::from)?
         .context("cannot tell which interface carries the SSH session")?;
     if carries.as_deref() == Some(device) {
-        return Err(InjectError::OwnSession {
-            device: device.to_owned(),
-            peer: session.connection.remote.ip(),
-        }
-        .into());
+        return Err(InjectError::OwnSession { device: device.to_owned(), peer: remote.ip() }.into());
     }
     Ok(())
 }
@@ -142,11 +160,15 @@ impl Args {
 
 fn describe(active: &ActiveImpairment, scope: &Scope) {
     let netns = scope.netns.label();
+    let place =
+        format!("{} {} in network namespace {netns}", way(active.direction()), active.device());
+    let which = if scope.filter.is_all() {
+        format!("everything that {place} is")
+    } else {
+        format!("of what {place}, {} are", scope.filter)
+    };
     say(&format!(
-        "everything that {} {} in network namespace {netns} is {}\n\
-         engine {} ({})",
-        way(active.direction()),
-        active.device(),
+        "{which} {}\nengine {} ({})",
         active.impairment(),
         active.engine(),
         active.why_engine(),

@@ -9,6 +9,7 @@ use crate::inject::active::Outcome;
 use crate::inject::control::{Answer, Question, ask};
 use crate::inject::engines::require_root;
 use crate::inject::registry::{self, Entry};
+use crate::model::filter::PacketFilter;
 use crate::model::impairment::{Direction, Engine, Impairment, Receipt};
 
 #[derive(Debug, clap::Args)]
@@ -24,11 +25,13 @@ struct Line {
     device: String,
     netns: String,
     direction: Direction,
+    /// Which packets.
+    filter: PacketFilter,
     engine: Engine,
     delay_ns: u64,
     /// The whole impairment.
     impairment: Impairment,
-    /// The same in words.
+    /// What, and of which packets, in words.
     description: String,
     pid: u32,
     /// Seconds since 1970.
@@ -70,10 +73,11 @@ fn line(entry: &Entry) -> Line {
         device: entry.device.clone(),
         netns: entry.netns.clone(),
         direction: entry.direction,
+        filter: entry.filter.clone(),
         engine: entry.engine,
         delay_ns: u64::try_from(entry.impairment.delay.as_nanos()).unwrap_or(u64::MAX),
         impairment: entry.impairment.clone(),
-        description: entry.impairment.to_string(),
+        description: entry.words(),
         pid: entry.pid,
         since: entry.since,
         state,

@@ -24,9 +24,17 @@ Examples:
   agent inject add --dev eth0 --delay 50ms --rate 20mbit --limit 1000
   agent inject add --dev eth0 --rate 5kbit --packet-overhead 20 --cell-size 100 --cell-overhead 5
   agent inject add --dev eth0 --slot 1ms 5ms --slot-packets 10
+  agent inject add --dev eth0 --delay 100ms --port 80 --port 443 --not-peer 10.0.0.0/8
+  agent inject add --dev eth0 --delay 100ms --protocol tcp --peer-port 5432 --direction both
+  agent inject add --dev eth0 --loss 1% --peer ::/0 --not-protocol icmp
 
 Times take ns, us, ms, s, min or h; percentages take %; rates take bit, kbit, mbit, gbit, or B/s,
-kB/s, MB/s, GB/s, all per second and decimal. What contradicts itself is refused.";
+kB/s, MB/s, GB/s, all per second and decimal. What contradicts itself is refused.
+
+Of --peer, --port, --peer-port and --protocol, a packet has to be as each that is given says, by any one
+of its values: the first example with ports delays those of port 80 or 443. Any --not-... that fits wins.
+On lo, where every packet leaves and arrives, either end may be ours. ARP, neighbour discovery and packets
+of VLAN devices are in no such scope.";
 
 /// Options of which one is needed: the others only say how.
 const EFFECTS: [&str; 9] = [
@@ -216,7 +224,7 @@ impl Options {
 }
 
 /// Reads one value; what is wrong with it is told with the option's name.
-fn read<T, E: Display>(
+pub(super) fn read<T, E: Display>(
     option: &'static str,
     text: &str,
     parse: impl Fn(&str) -> Result<T, E>,

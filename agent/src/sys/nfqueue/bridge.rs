@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use agent_common::filter::Filter;
 use nix::errno::Errno;
 
 use super::queue::Queue;
@@ -148,16 +149,20 @@ impl Inside {
         let queue = bind(room, lengths)?;
         let stats = queue::open_stats().map_err(NfqueueError::statistics)?;
         let place = Place::Bridge(device.index);
-        let rules = QueueRules::add(place, queue.number())
+        let rules = QueueRules::add(place, queue.number(), None)
             .map_err(refused("add the nftables rule that queues packets"))?;
         Ok(Self { pair, queue, stats, rules })
     }
 }
 
 impl Bridge {
-    /// Leads what leaves `device` through `pair`, in the calling thread's namespace. The queue must
+    /// Leads what leaves `device` and `filter` takes through `pair`, in the calling thread's namespace. The queue must
     /// be served by then.
-    pub(super) fn connect(mut pair: Pair, device: &Link) -> Result<Self, NfqueueError> {
+    pub(super) fn connect(
+        mut pair: Pair,
+        device: &Link,
+        filter: Option<&Filter>,
+    ) -> Result<Self, NfqueueError> {
         let name = outer_name(device.index);
         disable_ipv6(&name);
         let mut route = link::open().map_err(refused("open rtnetlink"))?;
@@ -167,7 +172,7 @@ impl Bridge {
         pair.wait_until_forwarding()?;
         // `route` would keep the device's namespace alive.
         drop(route);
-        let redirects = Redirects::attach((device.index, &device.name), (outer, &name));
+        let redirects = Redirects::attach((device.index, &device.name), (outer, &name), filter);
         let redirects = redirects.map_err(|error| match error {
             RedirectError::NoTcx => unsupported(error.to_string()),
             RedirectError::Other(reason) => NfqueueError::Local {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agent_common::filter::Filter;
 use nix::errno::Errno;
 
 use super::bridge::{Bridge, Inside};
@@ -16,6 +17,7 @@ use crate::model::holding::{Holding, Tally};
 use crate::model::rtlink::Link;
 use crate::sys::netlink::Refusal;
 use crate::sys::nft::{Place, QueueRules};
+use crate::sys::scope::Picker;
 
 /// How long a clear waits for packets that had begun their way when it came.
 const STRAGGLERS: Duration = Duration::from_millis(200);
@@ -54,12 +56,13 @@ pub(super) struct Ended {
 }
 
 impl Path {
-    /// Queues packets at `place`.
+    /// Queues packets at `place` that `filter` takes.
     pub(super) fn by_rule(
         place: Place,
         device: &Link,
         holding: Holding,
         room: u32,
+        filter: Option<&Filter>,
     ) -> Result<Self, NfqueueError> {
         // At these hooks a bridge's or a bond's packets show the bridge or the bond. A VRF hands its
         // packets on to the routing of its parts.
@@ -67,17 +70,27 @@ impl Path {
             let (device, kind) = (device.name.clone(), master.kind.clone());
             return Err(NfqueueError::Part { device, kind });
         }
+        let picker = filter.map(Picker::load).transpose().map_err(|reason| {
+            let source = std::io::Error::other(reason);
+            NfqueueError::Local { action: "load the program that picks packets", source }
+        })?;
         let queue = Arc::new(bind(room, holding.needs_lengths())?);
         let stats = queue::open_stats().map_err(NfqueueError::statistics)?;
         // The queue is served before anything can come.
         let threads = serve(&queue, device, holding)?;
-        let rules = match QueueRules::add(place, queue.number()) {
+        let program = picker.as_ref().and_then(Picker::fd);
+        let rules = match QueueRules::add(place, queue.number(), program) {
             Ok(rules) => rules,
             Err(Refusal { errno: Errno::EEXIST | Errno::EPERM, .. }) => {
                 return Err(NfqueueError::Exists);
             }
             Err(refusal) => {
-                let action = "add the nftables rule that queues packets";
+                let action = match program {
+                    None => "add the nftables rule that queues packets",
+                    Some(_) => {
+                        "add the nftables rule that picks and queues packets (module xt_bpf)"
+                    }
+                };
                 return Err(NfqueueError::Refused { action, refusal });
             }
         };
@@ -85,17 +98,18 @@ impl Path {
         Ok(Self { bridge: None, threads, rules, queue, stats, passed_over })
     }
 
-    /// Leads what leaves `device` through a bridge and queues it there.
+    /// Leads what leaves `device` and `filter` takes through a bridge and queues it there.
     pub(super) fn by_bridge(
         device: &Link,
         holding: Holding,
         room: u32,
+        filter: Option<&Filter>,
     ) -> Result<Self, NfqueueError> {
         let Inside { pair, queue, stats, rules } =
             Inside::make(device, room, holding.needs_lengths())?;
         let queue = Arc::new(queue);
         let threads = serve(&queue, device, holding)?;
-        let bridge = Some(Bridge::connect(pair, device)?);
+        let bridge = Some(Bridge::connect(pair, device, filter)?);
         Ok(Self { bridge, threads, rules, queue, stats, passed_over: AtomicU64::new(0) })
     }
 

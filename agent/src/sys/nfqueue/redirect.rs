@@ -1,16 +1,12 @@
 //! The two tcx links between the device and our veth. They detach when they are dropped, or with
 //! this process.
 
+use agent_common::filter::Filter;
 use aya::EbpfLoader;
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 
-/// The programs, as `cargo xtask build-ebpf` made them.
-#[cfg(not(ebpf_object_missing))]
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DWELL_REDIRECT_OBJECT"));
-/// sys/observe.rs says that it is missing.
-#[cfg(ebpf_object_missing)]
-static OBJECT: &[u8] = &[];
+use crate::sys::scope::{self, OBJECT};
 
 /// Why they could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -33,14 +29,23 @@ pub(super) struct Redirects {
 }
 
 impl Redirects {
-    /// Attaches both, in the calling thread's namespace: first the way back.
-    pub(super) fn attach(device: (i32, &str), veth: (i32, &str)) -> Result<Self, RedirectError> {
+    /// Attaches both, in the calling thread's namespace: first the way back. What `filter` does not
+    /// take stays on its way.
+    pub(super) fn attach(
+        device: (i32, &str),
+        veth: (i32, &str),
+        filter: Option<&Filter>,
+    ) -> Result<Self, RedirectError> {
         let other = |error: aya::EbpfError| RedirectError::Other(error.to_string());
         let mut ebpf = EbpfLoader::new()
             .override_global("DEVICE", &device.0.cast_unsigned(), true)
             .override_global("VETH", &veth.0.cast_unsigned(), true)
+            .override_global("FILTERED", &u32::from(filter.is_some()), true)
             .load(OBJECT)
             .map_err(other)?;
+        if let Some(filter) = filter {
+            scope::set(&mut ebpf, filter).map_err(RedirectError::Other)?;
+        }
         let mut attach = |program: &str, to: &str, at| -> Result<_, RedirectError> {
             let program: &mut SchedClassifier = ebpf
                 .program_mut(program)
@@ -71,15 +76,6 @@ fn of_program(error: ProgramError) -> RedirectError {
         {
             RedirectError::NoTcx
         }
-        other => {
-            let mut text = other.to_string();
-            let mut next = std::error::Error::source(&other);
-            while let Some(cause) = next {
-                text.push_str(": ");
-                text.push_str(&cause.to_string());
-                next = cause.source();
-            }
-            RedirectError::Other(text)
-        }
+        other => RedirectError::Other(scope::causes(&other)),
     }
 }

@@ -1,8 +1,11 @@
 use std::io::Write as _;
 
+use clap::{Args as _, FromArgMatches as _};
 use proptest::prelude::*;
 
+use super::super::add::Args;
 use super::super::impairment_from_args;
+use super::super::packets::Packets;
 use super::*;
 
 fn read(line: &str) -> Impairment {
@@ -19,10 +22,17 @@ fn complaint(line: &str) -> String {
 #[test]
 fn the_examples_of_the_help_are_taken() {
     let lines: Vec<&str> = EXAMPLES.lines().filter(|line| line.contains("inject add")).collect();
-    assert_eq!(lines.len(), 9);
+    assert_eq!(lines.len(), 12);
+    let command = Args::augment_args(clap::Command::new("add").no_binary_name(true));
     for line in lines {
-        let (_, options) = line.split_once("--dev eth0 ").unwrap();
-        assert!(!read(options).features().is_empty(), "{line}");
+        let (_, options) = line.split_once("inject add ").unwrap();
+        let given = command.clone().try_get_matches_from(options.split_whitespace());
+        let given = given.unwrap_or_else(|error| panic!("{line}: {error}"));
+        let impairment = Options::from_arg_matches(&given).unwrap().impairment().unwrap();
+        assert!(!impairment.features().is_empty(), "{line}");
+        let filter = Packets::from_arg_matches(&given).unwrap().filter().unwrap();
+        let asks = ["--port", "peer", "--protocol"].iter().any(|option| line.contains(option));
+        assert_eq!(filter.is_all(), !asks, "{line}");
     }
 }
 
