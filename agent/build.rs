@@ -11,6 +11,7 @@ fn main() {
         ("DWELL_EBPF_OBJECT", "agent-ebpf.o"),
         ("DWELL_REDIRECT_OBJECT", "agent-redirect.o"),
         ("DWELL_RECEIPT_OBJECT", "agent-receipt.o"),
+        ("DWELL_RETRANSMIT_OBJECT", "agent-retransmit.o"),
     ] {
         let object = root.join("target").join(name);
         println!("cargo::rerun-if-changed={}", object.display());

@@ -8,9 +8,11 @@
 
 mod check;
 mod codec;
+mod retransmissions;
 
 pub use check::OverLimit;
 pub use codec::{FrameError, Frames, decode, encode, preamble, read_preamble};
+pub use retransmissions::Retransmissions;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -63,14 +65,7 @@ pub enum ToLoadgen {
     /// Answer to Impair.
     Impaired(Impaired),
     /// Answer to Clear.
-    Cleared {
-        /// When it was gone.
-        at_ns: u64,
-        /// Packets that the engine dropped or let through undelayed, since its queue was full.
-        dropped: u64,
-        /// What packets really got; None where the engine cannot tell.
-        held: Option<Held>,
-    },
+    Cleared(Cleared),
     /// Requests, complete. Order within a connection is kept.
     Requests(Vec<ServerRequest>),
     /// Exchanges as the load generator's own kernel saw them.
@@ -206,6 +201,23 @@ pub struct Impaired {
     pub delay_ns: u64,
     /// In force since.
     pub at_ns: u64,
+}
+
+/// What an impairment did, told when it has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleared {
+    /// When it was gone.
+    pub at_ns: u64,
+    /// Packets that the engine dropped or let through undelayed, since its queue was full.
+    pub dropped: u64,
+    /// What packets really got; None where it could not be measured, as in all that follow.
+    pub held: Option<Held>,
+    /// Packets that went later than one that had come after them.
+    pub reordered: Option<u64>,
+    /// Most packets that were held at once.
+    pub largest_backlog: Option<u64>,
+    /// What TCP sent again.
+    pub retransmissions: Option<Retransmissions>,
 }
 
 /// Times that packets were held by an impairment.
@@ -421,6 +433,8 @@ pub struct Window {
     pub listen_overflows: u64,
     /// Packets that the injector dropped or let through because its queue was full.
     pub injector_dropped: u64,
+    /// What TCP sent again in the span; None where nothing is impaired, or it is not counted.
+    pub retransmissions: Option<Retransmissions>,
 }
 
 /// One thread within a [`Window`].

@@ -3,8 +3,8 @@
 //!
 //! From the command to the packet: `commands` reads the arguments, `active` puts the impairment
 //! into force by one of the `engines` and keeps it there (`running`), `control` answers other
-//! commands about it, `registry` is how they find it, `recover` removes what a killed agent left,
-//! [`others`] tells a pairing session what is in force that is not its own.
+//! commands about it, `outcome` is what it did, `registry` is how they find it, `recover` removes
+//! what a killed agent left, [`others`] tells a pairing session what is in force that is not its own.
 
 mod active;
 mod commands;
@@ -12,13 +12,17 @@ mod control;
 mod engines;
 mod error;
 pub mod others;
+mod outcome;
 pub mod recover;
 mod registry;
 mod running;
 
-pub use active::{ActiveImpairment, End, Outcome, Scope, apply};
+pub use active::{ActiveImpairment, End, Scope, apply};
 pub use commands::{Args, impairment_from_args, run};
 pub use engines::{Engines, engines_available};
 pub use error::InjectError;
+pub use outcome::Outcome;
 
-pub use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment, Receipt};
+pub use crate::model::impairment::{
+    Direction, Engine, EngineChoice, Impairment, Receipt, Retransmissions,
+};

@@ -7,6 +7,7 @@ use agent_common::{
 };
 
 use crate::{
+    inject::Outcome,
     model::aggregate::{Aggregator, Counters, Snapshot},
     sys::observe::{Event, ObserveError, Observer},
 };
@@ -44,8 +45,8 @@ pub(crate) trait Probes {
 pub(crate) trait Surroundings {
     /// ListenDrops of the service's namespace; None if the kernel does not tell.
     fn listen_drops(&self) -> Option<u64>;
-    /// Packets that the injector dropped or let through undelayed so far.
-    fn injector_dropped(&self) -> u64;
+    /// What the injector did so far, if it is at work.
+    fn outcome(&self) -> Option<Outcome>;
     /// Name of one of the service's threads.
     fn thread_name(&self, tgid: u32, tid: u32) -> Option<String>;
 }
@@ -193,13 +194,15 @@ impl Measurement {
 }
 
 fn snapshot(probes: &mut dyn Probes, around: &dyn Surroundings, now_ns: u64) -> Snapshot {
+    let outcome = around.outcome();
     Snapshot {
         at_ns: now_ns,
         threads: probes.threads(now_ns),
         queue: probes.queue(),
         counters: probes.counters(),
         listen_drops: around.listen_drops(),
-        injector_dropped: around.injector_dropped(),
+        injector_dropped: outcome.map_or(0, |outcome| outcome.dropped),
+        retransmissions: outcome.and_then(|outcome| outcome.retransmissions),
     }
 }
 

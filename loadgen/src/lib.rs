@@ -42,8 +42,9 @@ mod analysis_tests;
 #[cfg(test)]
 mod simulate;
 
+use agent_common::wire;
 use record::{KernelData, RunData};
-use report::model::{Achieved, Cell, Injection};
+use report::model::{Achieved, Cell, Injection, Receipt, Retransmissions};
 
 /// What the analysis has to know beside the run itself.
 #[derive(Clone, Debug, Default)]
@@ -115,8 +116,28 @@ fn injection(run: &RunData, data: &KernelData, matches: &[join::Match<'_>]) -> O
         requested_ms: impaired.delay_ns as f64 / 1e6,
         achieved_ms: at(0.5).zip(at(0.99)).map(|(p50, p99)| Achieved { p50, p99 }),
         dropped: data.injector_dropped,
+        receipt: data.cleared.as_ref().and_then(receipt),
+        retransmissions: data.retransmissions.map(|sent| Retransmissions {
+            segments: sent.segments,
+            synacks: sent.synacks,
+            probes: sent.probes,
+            timeouts: sent.timeouts,
+        }),
         until_s: data
             .impaired_until(run.end)
             .map(|at| at.saturating_sub(run.start) as f64 / client_stats::NS_PER_S),
+    })
+}
+
+fn receipt(cleared: &wire::Cleared) -> Option<Receipt> {
+    let held = cleared.held?;
+    let ms = |ns: u64| ns as f64 / 1e6;
+    Some(Receipt {
+        packets: held.packets,
+        p50_ms: ms(held.p50_ns),
+        p99_ms: ms(held.p99_ns),
+        max_ms: ms(held.max_ns),
+        reordered: cleared.reordered,
+        largest_backlog: cleared.largest_backlog,
     })
 }

@@ -273,6 +273,10 @@ pub struct KernelData {
     pub dropped_records: u64,
     /// Packets that the injector dropped or let through undelayed.
     pub injector_dropped: u64,
+    /// What TCP sent again while the service was measured; None where it was not counted.
+    pub retransmissions: Option<wire::Retransmissions>,
+    /// What the impairment did, if its end was told.
+    pub cleared: Option<wire::Cleared>,
     /// Errors that the agent told of, in the order in which they came.
     pub errors: Vec<AgentError>,
     /// Notices from the agent, as it worded them.

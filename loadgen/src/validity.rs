@@ -1,6 +1,8 @@
 //! Whether a run can be believed. The thresholds were fixed before the first run, and no run may
 //! change them: an invalid run is reported as such.
 
+mod retransmissions;
+
 use agent_common::wire::ErrorCode;
 
 use crate::{
@@ -103,6 +105,7 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
             ));
         }
         reasons.extend(others_changed(run, data));
+        retransmissions::judge(run, data, &mut reasons, &mut notes);
         agent_errors(run, data, &mut reasons, &mut notes);
         notes.extend(data.notices.iter().cloned());
         if let Some(path) = data.totals.as_ref().and_then(|totals| totals.unix_database.as_ref()) {

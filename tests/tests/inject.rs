@@ -13,6 +13,8 @@ mod options;
 mod receipt;
 #[path = "inject/refusals.rs"]
 mod refusals;
+#[path = "inject/retransmissions.rs"]
+mod retransmissions;
 #[path = "inject/scope.rs"]
 mod scope;
 #[path = "inject/support.rs"]

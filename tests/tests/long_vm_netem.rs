@@ -12,8 +12,11 @@ mod directions;
 mod inject;
 #[path = "netem/replaced.rs"]
 mod replaced;
+#[path = "inject/retransmissions.rs"]
+mod retransmissions;
 
 use anyhow::Result;
+use inject as support;
 
 /// Combinations that are tried.
 const COUNT: u32 = 200;

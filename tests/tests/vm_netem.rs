@@ -15,10 +15,13 @@ mod directions;
 mod inject;
 #[path = "netem/replaced.rs"]
 mod replaced;
+#[path = "inject/retransmissions.rs"]
+mod retransmissions;
 #[path = "netem/tables.rs"]
 mod tables;
 
 use anyhow::Result;
+use inject as support;
 
 /// Combinations that are tried.
 const COUNT: u32 = 20;

@@ -13,7 +13,7 @@ use crate::workspace;
 
 const TARGET: &str = "bpfel-unknown-none";
 /// What measures, and what injects: loaded apart from each other.
-const OBJECTS: [&str; 3] = ["agent-ebpf", "agent-redirect", "agent-receipt"];
+const OBJECTS: [&str; 4] = ["agent-ebpf", "agent-redirect", "agent-receipt", "agent-retransmit"];
 
 /// Arguments of `cargo xtask build-ebpf`.
 #[derive(Debug, clap::Args)]

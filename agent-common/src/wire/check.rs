@@ -101,7 +101,7 @@ impl ToLoadgen {
             }
             Self::Error(reply) => text("bytes of an error", &reply.message),
             Self::Notice(notice) => text("bytes of a notice", notice),
-            Self::Started { .. } | Self::Cleared { .. } | Self::Bye => Ok(()),
+            Self::Started { .. } | Self::Cleared(_) | Self::Bye => Ok(()),
         }
     }
 }

@@ -6,23 +6,25 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use serde::{Deserialize, Serialize};
 
 use super::control;
 use super::engines::{choose, require_root};
 use super::error::InjectError;
+use super::outcome::Outcome;
 use super::recover;
 use super::registry::{self, Entry};
 use super::running::{Running, of_qdisc};
 use crate::model::filter::PacketFilter;
-use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment, Receipt};
+use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment};
 use crate::model::rtlink;
+use crate::sys::btf::KernelTypes;
 use crate::sys::link::{self, Link};
 use crate::sys::netem;
 use crate::sys::netlink::{Conn, Refusal};
 use crate::sys::netns::Netns;
 use crate::sys::netns_end::Presence;
 use crate::sys::qdisc::{self, QdiscError};
+use crate::sys::retransmissions::Watch;
 
 /// Where an impairment goes: what leaves `device` in `netns`, arrives there, or both, and is in the
 /// filter.
@@ -53,17 +55,6 @@ pub enum End {
     Failed(String),
 }
 
-/// What an impairment did, told when it has ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// What packets got; None where the engine cannot tell (netem).
-    pub receipt: Option<Receipt>,
-    /// Packets dropped, or let through undelayed, since the engine's queue was full.
-    pub dropped: u64,
-    /// Packets that were held when it was taken away, and were lost with it (netem).
-    pub lost: u64,
-}
-
 /// An impairment in force. It ends with [`Self::clear`] or when this is dropped, and if the process
 /// is killed, within a second.
 #[derive(Debug)]
@@ -85,7 +76,8 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 enum State {
-    InForce(Running),
+    /// With what counts TCP's retransmissions, or why nothing does.
+    InForce(Running, Result<Watch, String>),
     /// Ended, in which way, with what outcome.
     Ended(Option<End>, Result<Outcome, String>),
     /// Only while it is being ended.
@@ -209,7 +201,7 @@ fn start(
 }
 
 fn begin(
-    route: Conn,
+    mut route: Conn,
     events: Conn,
     entry: &Entry,
     why: String,
@@ -222,12 +214,15 @@ fn begin(
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket)
         .map_err(|source| local(&format!("bind {}", socket.display()), source))?;
-    let (running, delay) = Running::start(route, entry)?;
+    let types = KernelTypes::load().map_err(|error| error.to_string());
+    // Before anything is delayed, so that nothing is missed.
+    let watch = watch(&mut route, entry.index, &types);
+    let (running, delay) = Running::start(route, entry, &types)?;
     let shared = Arc::new(Shared {
         entry: entry.clone(),
         delay,
         why,
-        state: Mutex::new(State::InForce(running)),
+        state: Mutex::new(State::InForce(running, watch)),
         changed: Condvar::new(),
         stop,
     });
@@ -241,30 +236,38 @@ fn begin(
     Ok(active)
 }
 
+fn watch(
+    route: &mut Conn,
+    index: i32,
+    types: &Result<KernelTypes, String>,
+) -> Result<Watch, String> {
+    let link = link::get(route, index).map_err(|refusal| refusal.to_string())?;
+    let is_loopback = link.hardware == rtlink::ARPHRD_LOOPBACK;
+    Watch::start(types.as_ref()?, index, is_loopback).map_err(|error| error.to_string())
+}
+
+fn account(running: &mut Running, watch: &Result<Watch, String>) -> Outcome {
+    let retransmissions = watch.as_ref().ok().and_then(|watch| watch.count().ok());
+    Outcome { retransmissions, ..running.account() }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn receipt(&self) -> Option<Receipt> {
-        match &*self.lock() {
-            State::InForce(running) => running.receipt(),
-            State::Ended(_, Ok(outcome)) => outcome.receipt,
-            _ => None,
-        }
-    }
-
-    pub(super) fn dropped(&self) -> u64 {
+    /// What it did so far, or in all.
+    pub(super) fn outcome(&self) -> Outcome {
         match &mut *self.lock() {
-            State::InForce(running) => running.dropped(),
-            State::Ended(_, Ok(outcome)) => outcome.dropped,
-            _ => 0,
+            State::InForce(running, watch) => account(running, watch),
+            State::Ended(_, Ok(outcome)) => *outcome,
+            _ => Outcome::default(),
         }
     }
 
     pub(super) fn failure(&self) -> Option<End> {
         match &mut *self.lock() {
-            State::InForce(running) => running.failure(),
+            State::InForce(running, _) => running.failure(),
             _ => None,
         }
     }
@@ -272,8 +275,8 @@ impl Shared {
     /// Ends the impairment, once; later calls get the first one's result.
     pub(super) fn finish(&self, end: Option<End>) -> Result<Outcome, InjectError> {
         let mut state = self.lock();
-        let running = match std::mem::replace(&mut *state, State::Ending) {
-            State::InForce(running) => running,
+        let (running, watch) = match std::mem::replace(&mut *state, State::Ending) {
+            State::InForce(running, watch) => (running, watch),
             State::Ended(first, outcome) => {
                 let again = outcome.clone();
                 *state = State::Ended(first, outcome);
@@ -282,7 +285,9 @@ impl Shared {
             // Unreachable: the lock is held throughout.
             State::Ending => return Err(self.failed("it is being ended already".to_owned())),
         };
-        let result = running.clear(&self.entry);
+        // Before: what taking it away loses is sent again, and is no part of the experiment.
+        let retransmissions = watch.ok().and_then(|watch| watch.count().ok());
+        let result = running.clear(&self.entry).map(|done| Outcome { retransmissions, ..done });
         let kept = match &result {
             Ok(outcome) => Ok(*outcome),
             Err(error) => Err(error.to_string()),
@@ -347,21 +352,24 @@ impl ActiveImpairment {
     #[must_use]
     pub fn weakness(&self) -> Option<String> {
         match &*self.shared.lock() {
-            State::InForce(running) => running.weakness(),
+            State::InForce(running, _) => running.weakness(),
             _ => None,
         }
     }
 
-    /// What packets got so far; None where the engine cannot tell (netem).
+    /// What cannot be measured here, and why, in sentences.
     #[must_use]
-    pub fn receipt(&self) -> Option<Receipt> {
-        self.shared.receipt()
+    pub fn unmeasured(&self) -> Vec<String> {
+        let State::InForce(running, watch) = &*self.shared.lock() else { return vec![] };
+        let sent_again =
+            watch.as_ref().err().map(|why| format!("what TCP sends again is not counted: {why}"));
+        running.unmeasured().into_iter().chain(sent_again).collect()
     }
 
-    /// Packets dropped, or let through undelayed, since the engine's queue was full.
+    /// What it did so far, or in all once it has ended. Costs some system calls.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.shared.dropped()
+    pub fn outcome(&self) -> Outcome {
+        self.shared.outcome()
     }
 
     /// Whether it has ended by itself or by somebody else's wish; poll this while it matters.

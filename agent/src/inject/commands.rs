@@ -131,25 +131,42 @@ fn ms(ns: u64) -> String {
 
 /// What an impairment did, in words.
 fn outcome_text(outcome: &super::Outcome) -> String {
-    let mut dropped = match outcome.dropped {
-        0 => "none was dropped or let through undelayed".to_owned(),
-        n => format!(
-            "{} dropped or let through undelayed: the queue was full, or they were to be lost",
-            packets(n)
-        ),
-    };
-    if outcome.lost > 0 {
-        dropped += &format!("; {} in it were lost when it was taken away", packets(outcome.lost));
-    }
-    match outcome.receipt {
-        None => dropped,
-        Some(receipt) if receipt.packets == 0 => format!("no packet was held; {dropped}"),
+    let mut parts = vec![match outcome.receipt {
+        None => "what packets got was not measured".to_owned(),
+        Some(receipt) if receipt.packets == 0 => "no packet was held".to_owned(),
         Some(receipt) => format!(
-            "{} held, median {}, p99 {}, longest {}; {dropped}",
+            "{} held, median {}, p99 {}, longest {}",
             packets(receipt.packets),
             ms(receipt.p50_ns),
             ms(receipt.p99_ns),
             ms(receipt.max_ns),
         ),
+    }];
+    if let Some(backlog) = outcome.largest_backlog.filter(|backlog| *backlog > 0) {
+        parts[0] += &format!(", at most {backlog} at once");
     }
+    if let Some(reordered) = outcome.reordered.filter(|reordered| *reordered > 0) {
+        parts.push(format!("{} went out of order", packets(reordered)));
+    }
+    if let Some(lost) = outcome.lost_as_asked.filter(|lost| *lost > 0) {
+        parts.push(format!("{} lost as was asked", packets(lost)));
+    }
+    parts.push(match outcome.dropped {
+        0 => "none was dropped or let through undelayed".to_owned(),
+        n if outcome.lost_as_asked.is_some() => {
+            format!("{} dropped or let through undelayed: the queue was full", packets(n))
+        }
+        n => format!("{} dropped: the queue was full, or they were to be lost", packets(n)),
+    });
+    if outcome.lost > 0 {
+        let lost = packets(outcome.lost);
+        parts.push(format!("{lost} in it were lost when it was taken away"));
+    }
+    parts.push(
+        outcome.retransmissions.map_or_else(
+            || "what TCP sent again was not counted".to_owned(),
+            |sent| sent.to_string(),
+        ),
+    );
+    parts.join("; ")
 }

@@ -13,7 +13,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-use super::active::{End, Outcome, Shared};
+use super::active::{End, Shared};
+use super::outcome::Outcome;
 use crate::sys::link;
 use crate::sys::netlink::Conn;
 use crate::sys::netns_end::Presence;
@@ -95,10 +96,7 @@ fn serve(shared: &Shared, mut stream: UnixStream) -> io::Result<bool> {
     let mut line = String::new();
     BufReader::new((&stream).take(MAX_LINE)).read_line(&mut line)?;
     let answer = match serde_json::from_str(&line) {
-        Ok(Question::Status) => {
-            let (receipt, dropped) = (shared.receipt(), shared.dropped());
-            Answer::Status(Outcome { receipt, dropped, ..Outcome::default() })
-        }
+        Ok(Question::Status) => Answer::Status(shared.outcome()),
         Ok(Question::Clear) => match shared.finish(Some(End::Cleared)) {
             Ok(outcome) => Answer::Cleared(outcome),
             Err(error) => Answer::Failed(error.to_string()),

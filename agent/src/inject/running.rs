@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use super::active::{End, Outcome};
+use super::active::End;
 use super::error::InjectError;
+use super::outcome::Outcome;
 use super::registry::Entry;
-use crate::model::impairment::{Engine, Receipt};
+use crate::model::impairment::Engine;
 use crate::model::netem::Request;
+use crate::sys::btf::KernelTypes;
 use crate::sys::guardian::{Guardian, Ward};
 use crate::sys::netem;
 use crate::sys::netlink::Conn;
 use crate::sys::nfqueue::{Delay, NfqueueError};
 use crate::sys::qdisc::QdiscError;
-use crate::sys::receipt::Stays;
+use crate::sys::receipt::{Got, Stays};
 
 /// An engine in force.
 #[derive(Debug)]
@@ -26,7 +28,11 @@ pub(super) enum Running {
 impl Running {
     /// Starts the engine that `entry` names, in the calling thread's namespace. Returns it and the
     /// delay it has.
-    pub(super) fn start(mut route: Conn, entry: &Entry) -> Result<(Self, Duration), InjectError> {
+    pub(super) fn start(
+        mut route: Conn,
+        entry: &Entry,
+        types: &Result<KernelTypes, String>,
+    ) -> Result<(Self, Duration), InjectError> {
         let delay = entry.impairment.delay;
         match (entry.engine, &entry.before) {
             (Engine::Netem, Some(before)) => {
@@ -36,10 +42,12 @@ impl Running {
                     source,
                 })?;
                 // Before netem is there, so that no packet of it is missed.
-                let stays = watch(entry);
+                let mut stays = watch(entry, types);
                 let request = Request::from(&entry.impairment);
-                let delay = netem::add(&mut route, entry.index, &request, before)
-                    .map_err(|error| of_qdisc(error, entry))?;
+                let mut ifb_is_there = |ifb| watch_ifb(&mut stays, ifb);
+                let delay =
+                    netem::add(&mut route, entry.index, &request, before, &mut ifb_is_there)
+                        .map_err(|error| of_qdisc(error, entry))?;
                 Ok((Self::Netem { route, ward, guardian, stays }, delay))
             }
             _ => {
@@ -52,27 +60,32 @@ impl Running {
         }
     }
 
-    pub(super) fn receipt(&self) -> Option<Receipt> {
+    /// What it did so far.
+    pub(super) fn account(&mut self) -> Outcome {
         match self {
-            Self::Netem { stays, .. } => stays.as_ref().ok()?.receipt().ok(),
-            Self::Nfqueue(delay) => Some(delay.receipt()),
+            Self::Netem { route, ward, stays, .. } => {
+                let dropped = netem::drops(route, ward.index, &ward.before);
+                Outcome::of_netem(got(stays), dropped)
+            }
+            Self::Nfqueue(delay) => delay.account().into(),
         }
     }
 
     /// What the engine does worse here than elsewhere, if it does.
     pub(super) fn weakness(&self) -> Option<String> {
         match self {
-            Self::Netem { stays, .. } => {
-                stays.as_ref().err().map(|why| format!("what packets get is not measured: {why}"))
-            }
+            Self::Netem { .. } => None,
             Self::Nfqueue(delay) => delay.weakness().map(str::to_owned),
         }
     }
 
-    pub(super) fn dropped(&mut self) -> u64 {
+    /// What cannot be measured here, and why.
+    pub(super) fn unmeasured(&self) -> Option<String> {
         match self {
-            Self::Netem { route, ward, .. } => netem::drops(route, ward.index, &ward.before),
-            Self::Nfqueue(delay) => delay.dropped(),
+            Self::Netem { stays, .. } => {
+                stays.as_ref().err().map(|why| format!("what packets get is not measured: {why}"))
+            }
+            Self::Nfqueue(_) => None,
         }
     }
 
@@ -95,30 +108,43 @@ impl Running {
 
     /// Ends it and checks that the interface is as it was.
     pub(super) fn clear(mut self, entry: &Entry) -> Result<Outcome, InjectError> {
-        let dropped = self.dropped();
+        let account = match &mut self {
+            Self::Netem { .. } => self.account(),
+            // It tells its own account, of the packets that it lets go as well.
+            Self::Nfqueue(_) => Outcome::default(),
+        };
         match self {
-            Self::Netem { mut route, ward, guardian, stays } => {
-                let receipt = stays.ok().and_then(|stays| stays.receipt().ok());
+            Self::Netem { mut route, ward, guardian, .. } => {
                 let restored = netem::restore(&mut route, ward.index, &ward.before);
                 drop(guardian);
                 let lost = restored.map_err(|error| of_qdisc(error, entry))?.lost;
-                Ok(Outcome { receipt, dropped, lost })
+                Ok(Outcome { lost, ..account })
             }
             Self::Nfqueue(delay) => {
-                let account = delay.clear().map_err(|error| of_nfqueue(error, entry))?;
-                let (receipt, dropped) = (Some(account.receipt), account.dropped);
-                Ok(Outcome { receipt, dropped, lost: 0 })
+                delay.clear().map(Outcome::from).map_err(|error| of_nfqueue(error, entry))
             }
         }
     }
 }
 
-/// Watches what packets get of the root qdisc of the interface; of what arrives, an ifb's has them.
-fn watch(entry: &Entry) -> Result<Box<Stays>, String> {
-    if entry.direction.arrives() {
-        return Err("it is for what leaves only".to_owned());
+/// Prepares to watch what packets get: of what leaves at once, of what arrives when its ifb is there.
+fn watch(entry: &Entry, types: &Result<KernelTypes, String>) -> Result<Box<Stays>, String> {
+    let mut stays = Stays::attach(types.as_ref()?).map_err(|error| error.to_string())?;
+    if entry.direction.leaves() {
+        stays.watch(entry.index).map_err(|error| error.to_string())?;
     }
-    Stays::watch(entry.index).map(Box::new).map_err(|error| error.to_string())
+    Ok(Box::new(stays))
+}
+
+fn watch_ifb(stays: &mut Result<Box<Stays>, String>, ifb: i32) {
+    let failed = stays.as_mut().ok().and_then(|stays| stays.watch_ifb(ifb).err());
+    if let Some(error) = failed {
+        *stays = Err(error.to_string());
+    }
+}
+
+fn got(stays: &Result<Box<Stays>, String>) -> Option<Got> {
+    stays.as_ref().ok()?.got().ok()
 }
 
 /// An agent without a guardian would leave its qdisc behind if it were killed.

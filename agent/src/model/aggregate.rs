@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use agent_common::{
     abi::{QueueGauge, ThreadExit, ThreadTime, class, counter},
-    wire::{Count, MAX_BATCH, ThreadWindow, Window},
+    wire::{Count, MAX_BATCH, Retransmissions, ThreadWindow, Window},
 };
 
 /// Counters of the kernel half, by [`counter`].
@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub listen_drops: Option<u64>,
     /// Packets that the injector dropped or let through undelayed.
     pub injector_dropped: u64,
+    /// What TCP sent again since the impairment began; None where it is not counted.
+    pub retransmissions: Option<Retransmissions>,
 }
 
 /// A thread is known by its id and when it was first seen: ids come again.
@@ -114,6 +116,9 @@ impl Aggregator {
                 _ => 0,
             },
             injector_dropped: now.injector_dropped.saturating_sub(self.last.injector_dropped),
+            retransmissions: now
+                .retransmissions
+                .map(|sent| sent.since(self.last.retransmissions.unwrap_or_default())),
         };
         let mut windows = vec![first];
         while !rest.is_empty() {
@@ -127,6 +132,7 @@ impl Aggregator {
                 lost: Vec::new(),
                 listen_overflows: 0,
                 injector_dropped: 0,
+                retransmissions: None,
             });
         }
         // A namespace that could not be read this time is measured from the last time it could.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use agent_common::wire::Retransmissions;
 pub use check::ImpairmentError;
 pub use engine::{Direction, Engine, EngineChoice};
 pub use feature::Feature;

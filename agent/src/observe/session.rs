@@ -6,6 +6,7 @@ use std::time::Duration;
 use agent_common::wire::Window;
 
 use crate::{
+    inject::Outcome,
     measure::{Ended, Measurement, Sink, Surroundings},
     model::account::{Account, Figures, Summary},
     sys::{
@@ -70,8 +71,8 @@ impl Surroundings for Listening {
         self.listen_drops()
     }
 
-    fn injector_dropped(&self) -> u64 {
-        0
+    fn outcome(&self) -> Option<Outcome> {
+        None
     }
 
     fn thread_name(&self, tgid: u32, tid: u32) -> Option<String> {

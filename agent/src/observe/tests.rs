@@ -90,6 +90,7 @@ fn window(to_ns: u64) -> Window {
         lost: vec![],
         listen_overflows: 0,
         injector_dropped: 0,
+        retransmissions: None,
     }
 }
 

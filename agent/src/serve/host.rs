@@ -182,8 +182,8 @@ impl Impair for ActiveImpairment {
         nanoseconds(self.delay())
     }
 
-    fn dropped(&self) -> u64 {
-        self.dropped()
+    fn outcome(&self) -> Outcome {
+        self.outcome()
     }
 
     fn ended(&self) -> Option<String> {

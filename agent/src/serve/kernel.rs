@@ -55,8 +55,8 @@ pub(super) trait Impair {
     fn engine(&self) -> &'static str;
     /// Delay as the engine has it, nanoseconds.
     fn delay_ns(&self) -> u64;
-    /// Packets dropped or let through undelayed.
-    fn dropped(&self) -> u64;
+    /// What it did so far.
+    fn outcome(&self) -> Outcome;
     /// Why it has ended by itself, if it has.
     fn ended(&self) -> Option<String>;
     /// Ends it, and tells what it did.

@@ -8,6 +8,7 @@ use super::{
     records::Records,
 };
 use crate::{
+    inject::Outcome,
     measure::{Ended, Measurement, Probes, Sink, Surroundings},
     model::aggregate,
     sys::observe::{Event, ObserveError},
@@ -32,8 +33,8 @@ impl Surroundings for Around<'_> {
         self.service.listen_drops()
     }
 
-    fn injector_dropped(&self) -> u64 {
-        self.impairment.map_or(0, Impair::dropped)
+    fn outcome(&self) -> Option<Outcome> {
+        self.impairment.map(Impair::outcome)
     }
 
     fn thread_name(&self, tgid: u32, tid: u32) -> Option<String> {

@@ -9,7 +9,9 @@ use std::sync::{
 };
 use std::time::Duration;
 
-use agent_common::wire::{self, ErrorCode, ErrorReply, Held, Impaired, Other, ToAgent, ToLoadgen};
+use agent_common::wire::{
+    self, Cleared, ErrorCode, ErrorReply, Held, Impaired, Other, ToAgent, ToLoadgen,
+};
 
 use super::{
     host,
@@ -292,15 +294,9 @@ impl Pair<'_> {
             Action::Clear => {
                 self.session.cleared();
                 if let Some(active) = self.impairment.take() {
-                    let Outcome { receipt, dropped, .. } = active.clear()?;
+                    let outcome = active.clear()?;
                     let at_ns = self.kernel.now_ns();
-                    let held = receipt.map(|receipt| Held {
-                        packets: receipt.packets,
-                        p50_ns: receipt.p50_ns,
-                        p99_ns: receipt.p99_ns,
-                        max_ns: receipt.max_ns,
-                    });
-                    self.outbox.reply(&ToLoadgen::Cleared { at_ns, dropped, held });
+                    self.outbox.reply(&ToLoadgen::Cleared(cleared(at_ns, outcome)));
                 }
             }
             Action::Finish => {
@@ -336,6 +332,22 @@ impl Pair<'_> {
 
     fn error(&mut self, code: ErrorCode, message: impl Into<String>) {
         self.outbox.error(ErrorReply { code, message: message.into() });
+    }
+}
+
+fn cleared(at_ns: u64, outcome: Outcome) -> Cleared {
+    Cleared {
+        at_ns,
+        dropped: outcome.dropped,
+        held: outcome.receipt.map(|receipt| Held {
+            packets: receipt.packets,
+            p50_ns: receipt.p50_ns,
+            p99_ns: receipt.p99_ns,
+            max_ns: receipt.max_ns,
+        }),
+        reordered: outcome.reordered,
+        largest_backlog: outcome.largest_backlog,
+        retransmissions: outcome.retransmissions,
     }
 }
 

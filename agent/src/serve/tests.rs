@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use agent_common::{
     abi::{self, QueueGauge, ThreadTime, class, counter, flag},
     wire::{
-        self, DbKind, ErrorCode, ErrorReply, Frames, Held, Hello, ImpairRequest, Other,
+        self, Cleared, DbKind, ErrorCode, ErrorReply, Frames, Held, Hello, ImpairRequest, Other,
         TargetRequest, Targeted, ToAgent, ToLoadgen,
     },
 };
@@ -27,7 +27,7 @@ use super::{
     pair::{self, Ending},
 };
 use crate::{
-    inject::{Outcome, Receipt},
+    inject::{Outcome, Receipt, Retransmissions},
     measure,
     model::{
         aggregate::Counters,
@@ -230,8 +230,17 @@ impl Impair for Delay {
         self.delay.as_nanos() as u64
     }
 
-    fn dropped(&self) -> u64 {
-        2
+    fn outcome(&self) -> Outcome {
+        let receipt = Receipt { packets: 5, p50_ns: 100, p99_ns: 110, max_ns: 120 };
+        let retransmissions = Retransmissions { segments: 4, timeouts: 1, ..Default::default() };
+        Outcome {
+            receipt: Some(receipt),
+            dropped: 2,
+            reordered: Some(3),
+            largest_backlog: Some(6),
+            retransmissions: Some(retransmissions),
+            ..Outcome::default()
+        }
     }
 
     fn ended(&self) -> Option<String> {
@@ -239,8 +248,7 @@ impl Impair for Delay {
     }
 
     fn clear(self: Box<Self>) -> Result<Outcome, ErrorReply> {
-        let receipt = Receipt { packets: 5, p50_ns: 100, p99_ns: 110, max_ns: 120 };
-        Ok(Outcome { receipt: Some(receipt), dropped: 2, lost: 0 })
+        Ok(self.outcome())
     }
 }
 

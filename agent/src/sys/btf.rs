@@ -57,6 +57,26 @@ impl KernelTypes {
         self.any(&format!("btf_trace_{name}"), |t| matches!(t, Type::Typedef(_)))
     }
 
+    /// How many arguments a raw tracepoint hands to its programs.
+    ///
+    /// # Errors
+    /// [`BtfError::Missing`] with the tracepoint's name.
+    pub fn tracepoint_arguments(&self, name: &str) -> Result<usize, BtfError> {
+        let pointer = self.types(&format!("btf_trace_{name}")).into_iter().find_map(|found| {
+            let Type::Typedef(found) = found else { return None };
+            self.btf.resolve_chained_type(&found).ok()
+        });
+        let prototype = pointer.and_then(|pointer| match pointer {
+            Type::Ptr(pointer) => self.btf.resolve_chained_type(&pointer).ok(),
+            _ => None,
+        });
+        match prototype {
+            // The first parameter is the tracepoint's own (`__bpf_trace_##call`).
+            Some(Type::FuncProto(prototype)) => Ok(prototype.parameters.len().saturating_sub(1)),
+            _ => Err(BtfError::Missing(format!("tracepoint {name}"))),
+        }
+    }
+
     /// Whether a function of this name can be traced.
     #[must_use]
     pub fn has_function(&self, name: &str) -> bool {
@@ -126,7 +146,10 @@ impl KernelTypes {
     }
 
     /// Offset of a field in bits, members of anonymous structs and unions included.
-    fn bits(&self, of: &str, field: &str) -> Result<u32, BtfError> {
+    ///
+    /// # Errors
+    /// [`BtfError::Missing`] with the field's name.
+    pub fn bits(&self, of: &str, field: &str) -> Result<u32, BtfError> {
         self.types(of)
             .iter()
             .filter_map(as_struct)
@@ -185,5 +208,9 @@ mod tests {
         assert!(error.to_string().contains("no_such_struct"));
         assert!(!types.has_tracepoint("no_such_tracepoint"));
         assert!(types.has_tracepoint("sched_switch"));
+        let error = types.tracepoint_arguments("no_such_tracepoint").unwrap_err();
+        assert!(error.to_string().contains("tracepoint no_such_tracepoint"));
+        // `sk_buff` alone, on every kernel.
+        assert_eq!(types.tracepoint_arguments("net_dev_queue").unwrap(), 1);
     }
 }

@@ -82,7 +82,8 @@ pub fn look(route: &mut Conn, index: i32, own: u32) -> Result<Before, QdiscError
     }
 }
 
-/// Delays what arrives at interface `index`, and returns the delay that the kernel has.
+/// Delays what arrives at interface `index`, and returns the delay that the kernel has. `ifb_is_there`
+/// is told the ifb's index before the first packet can go there.
 ///
 /// # Errors
 /// [`QdiscError`]; nothing is left then.
@@ -91,8 +92,9 @@ pub fn add(
     index: i32,
     request: &Request,
     before: &Before,
+    ifb_is_there: &mut dyn FnMut(i32),
 ) -> Result<Duration, QdiscError> {
-    let added = try_add(route, index, request, before.own);
+    let added = try_add(route, index, request, before.own, ifb_is_there);
     // What exists is another agent's.
     if added.as_ref().is_err_and(|error| !matches!(error, QdiscError::Exists)) {
         restore(route, index, before)?;
@@ -105,6 +107,7 @@ fn try_add(
     index: i32,
     request: &Request,
     own: u32,
+    ifb_is_there: &mut dyn FnMut(i32),
 ) -> Result<Duration, QdiscError> {
     let name = device_name(index);
     link::add(route, &name, "ifb").map_err(|refusal| match refusal.errno {
@@ -115,6 +118,7 @@ fn try_add(
     let before = qdisc::look(route, ifb.index, own, false)?;
     let delay = qdisc::add(route, ifb.index, request, &before)?;
     link::set_up(route, ifb.index).map_err(QdiscError::refused("bring the ifb device up"))?;
+    ifb_is_there(ifb.index);
 
     let clsact = tcmsg(index, CLSACT_HANDLE, CLSACT_PARENT).put_text(TCA_KIND, "clsact");
     route.request(RTM_NEWQDISC, flag::CREATE | flag::EXCL, &clsact).map_err(

@@ -48,7 +48,8 @@ pub fn look(
 }
 
 /// Puts netem into force in the directions that `before` tells of, and returns the delay that the
-/// kernel has in each.
+/// kernel has in each. `ifb_is_there` is told the index of the ifb of what arrives before the first
+/// packet can go there.
 ///
 /// # Errors
 /// [`QdiscError`]; nothing is left then.
@@ -57,13 +58,14 @@ pub fn add(
     index: i32,
     request: &Request,
     before: &Before,
+    ifb_is_there: &mut dyn FnMut(i32),
 ) -> Result<Duration, QdiscError> {
     let mut delay = Duration::ZERO;
     if let Some(before) = &before.egress {
         delay = qdisc::add(route, index, request, before)?;
     }
     if let Some(arriving) = &before.ingress {
-        match ingress::add(route, index, request, arriving) {
+        match ingress::add(route, index, request, arriving, ifb_is_there) {
             Ok(added) => delay = added,
             Err(error) => {
                 restore(route, index, before)?;

@@ -1,14 +1,15 @@
 //! What packets really got of netem: how long each stayed in the interface's queueing discipline,
-//! from a histogram that eBPF programs keep.
+//! which went out of order, and how many were in it, as eBPF programs count it.
 
 use agent_common::histogram::{COLUMNS, ROWS};
-use aya::maps::{MapData, PerCpuArray};
-use aya::programs::RawTracePoint;
+use agent_common::receipt::line;
+use aya::maps::{Array, MapData, MapError, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
 
 use super::btf::KernelTypes;
 use super::netns_cookie;
 use super::observe::ObserveError;
+use super::raw_tracepoint;
 use crate::model::impairment::Receipt;
 use crate::model::stays;
 
@@ -19,13 +20,30 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DWELL_RECEIPT_OBJECT"))
 static OBJECT: &[u8] = &[];
 
 /// The one that stamps comes last: what is stamped is also seen to leave.
-const PROGRAMS: [&str; 3] = ["net_dev_start_xmit", "qdisc_dequeue", "net_dev_queue"];
+const PROGRAMS: [&str; 4] =
+    ["net_dev_start_xmit", "qdisc_dequeue", "qdisc_enqueue", "net_dev_queue"];
+/// Places of the interfaces that are watched.
+const LEAVING: u32 = 0;
+const ARRIVING: u32 = 1;
 
 /// Programs in place; they go when this is dropped, whatever way the process ends.
 pub struct Stays {
+    devices: Array<MapData, u32>,
     rows: PerCpuArray<MapData, [u64; COLUMNS]>,
     longest: PerCpuArray<MapData, u64>,
+    lines: Array<MapData, [u64; line::COUNT]>,
     _programs: Ebpf,
+}
+
+/// What packets got so far, in all directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Got {
+    /// How long they stayed.
+    pub receipt: Receipt,
+    /// Those that left after one that came later.
+    pub reordered: u64,
+    /// Most that were in it at once, of either direction.
+    pub largest_backlog: u64,
 }
 
 impl std::fmt::Debug for Stays {
@@ -35,44 +53,60 @@ impl std::fmt::Debug for Stays {
 }
 
 impl Stays {
-    /// Watches interface `index` of the calling thread's namespace.
+    /// Attaches the programs, for interfaces of the calling thread's namespace. None is watched yet.
     ///
     /// # Errors
     /// The kernel has no BTF or refuses the programs; nothing stays attached then.
-    pub fn watch(index: i32) -> Result<Self, ObserveError> {
-        let types = KernelTypes::load()?;
+    pub fn attach(types: &KernelTypes) -> Result<Self, ObserveError> {
         let cookie = netns_cookie::current().map_err(|e| ObserveError::Load(e.to_string()))?;
+        let length = types.bytes("Qdisc", "q")? + types.bytes("qdisc_skb_head", "qlen")?;
         let mut programs = EbpfLoader::new()
-            .override_global("DEVICE", &index.cast_unsigned(), true)
             .override_global("NETNS", &cookie, true)
             .override_global("SKB_DEV", &types.bytes("sk_buff", "dev")?, true)
             .override_global("DEV_IFINDEX", &types.bytes("net_device", "ifindex")?, true)
             .override_global("DEV_NET", &types.bytes("net_device", "nd_net")?, true)
             .override_global("NET_COOKIE", &types.bytes("net", "net_cookie")?, true)
+            .override_global("QUEUE_DEV", &types.bytes("netdev_queue", "dev")?, true)
+            .override_global("QDISC_LENGTH", &length, true)
             .load(OBJECT)
             .map_err(ObserveError::load)?;
         for name in PROGRAMS {
-            attach(&mut programs, name).map_err(|reason| ObserveError::Attach {
-                program: name,
-                hook: format!("raw_tracepoint/{name}"),
-                reason,
-            })?;
+            raw_tracepoint::attach(&mut programs, name)?;
         }
         Ok(Self {
-            rows: map(&mut programs, "STAYS")?,
-            longest: map(&mut programs, "LONGEST")?,
+            devices: raw_tracepoint::map(&mut programs, "DEVICES")?,
+            rows: raw_tracepoint::map(&mut programs, "STAYS")?,
+            longest: raw_tracepoint::map(&mut programs, "LONGEST")?,
+            lines: raw_tracepoint::map(&mut programs, "LINES")?,
             _programs: programs,
         })
+    }
+
+    /// Watches what leaves by interface `index`.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn watch(&mut self, index: i32) -> Result<(), ObserveError> {
+        self.set(LEAVING, index)
+    }
+
+    /// Watches what goes through the ifb device `index`.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn watch_ifb(&mut self, index: i32) -> Result<(), ObserveError> {
+        self.set(ARRIVING, index)
+    }
+
+    fn set(&mut self, place: u32, index: i32) -> Result<(), ObserveError> {
+        self.devices.set(place, index.cast_unsigned(), 0).map_err(failed("DEVICES"))
     }
 
     /// What packets got so far.
     ///
     /// # Errors
     /// A map cannot be read.
-    pub fn receipt(&self) -> Result<Receipt, ObserveError> {
-        let failed = |map| {
-            move |error: aya::maps::MapError| ObserveError::Map { map, reason: error.to_string() }
-        };
+    pub fn got(&self) -> Result<Got, ObserveError> {
         let mut sums = vec![[0; COLUMNS]; ROWS];
         for (index, sum) in (0..).zip(&mut sums) {
             for row in self.rows.get(&index, 0).map_err(failed("STAYS"))?.iter() {
@@ -80,27 +114,17 @@ impl Stays {
             }
         }
         let longest = self.longest.get(&0, 0).map_err(failed("LONGEST"))?;
-        Ok(stays::receipt(&sums, longest.iter().copied().max().unwrap_or(0)))
+        let receipt = stays::receipt(&sums, longest.iter().copied().max().unwrap_or(0));
+        let mut got = Got { receipt, reordered: 0, largest_backlog: 0 };
+        for place in [LEAVING, ARRIVING] {
+            let counts = self.lines.get(&place, 0).map_err(failed("LINES"))?;
+            got.reordered += counts[line::REORDERED];
+            got.largest_backlog = got.largest_backlog.max(counts[line::LARGEST]);
+        }
+        Ok(got)
     }
 }
 
-fn attach(programs: &mut Ebpf, name: &str) -> Result<(), String> {
-    let program: &mut RawTracePoint = programs
-        .program_mut(name)
-        .ok_or("it is not in the eBPF object: rebuild it")?
-        .try_into()
-        .map_err(|error: aya::programs::ProgramError| error.to_string())?;
-    program.load().map_err(|error| error.to_string())?;
-    program.attach(name).map(drop).map_err(|error| error.to_string())
-}
-
-fn map<V: aya::Pod>(
-    programs: &mut Ebpf,
-    name: &'static str,
-) -> Result<PerCpuArray<MapData, V>, ObserveError> {
-    programs
-        .take_map(name)
-        .ok_or_else(|| "it is not in the eBPF object: rebuild it".to_owned())
-        .and_then(|map| PerCpuArray::try_from(map).map_err(|error| error.to_string()))
-        .map_err(|reason| ObserveError::Map { map: name, reason })
+fn failed(map: &'static str) -> impl Fn(MapError) -> ObserveError {
+    move |error| ObserveError::Map { map, reason: error.to_string() }
 }

@@ -87,6 +87,7 @@ fn wire_window(
         lost: Vec::new(),
         listen_overflows: 0,
         injector_dropped: 0,
+        retransmissions: None,
     }
 }
 

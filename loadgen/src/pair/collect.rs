@@ -71,6 +71,9 @@ impl Collector {
             ToLoadgen::Unfinished(batch) => append(&mut data.unfinished, batch, room, dropped),
             ToLoadgen::Window(window) => {
                 data.injector_dropped += window.injector_dropped;
+                if let Some(sent) = window.retransmissions {
+                    *data.retransmissions.get_or_insert_default() += sent;
+                }
                 data.windows.push(window);
             }
             ToLoadgen::Statement { id, text } => {
@@ -84,9 +87,10 @@ impl Collector {
                 data.statements[index] = text;
             }
             ToLoadgen::Stopped(totals) => data.totals = Some(totals),
-            ToLoadgen::Cleared { dropped, .. } => {
+            ToLoadgen::Cleared(cleared) => {
                 // The windows end with the measurement, this sum with the impairment.
-                data.injector_dropped = data.injector_dropped.max(dropped);
+                data.injector_dropped = data.injector_dropped.max(cleared.dropped);
+                data.cleared = Some(cleared);
                 self.cleared = true;
             }
             // Bounded: an agent looks once a second.

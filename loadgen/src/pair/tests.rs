@@ -2,7 +2,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use agent_common::wire::{
-    Count, ErrorCode, FrameError, Frames, ServerRequest, Totals, Window, encode, preamble,
+    Cleared, Count, ErrorCode, FrameError, Frames, Retransmissions, ServerRequest, Totals, Window,
+    encode, preamble,
 };
 
 use super::*;
@@ -115,6 +116,7 @@ fn window(injector_dropped: u64) -> Window {
         lost: Vec::new(),
         listen_overflows: 0,
         injector_dropped,
+        retransmissions: Some(Retransmissions { segments: 2, timeouts: 1, ..Default::default() }),
     }
 }
 
@@ -179,12 +181,8 @@ fn a_session_collects_everything_and_says_goodbye() {
                     fake.say(&ToLoadgen::Stopped(totals()));
                 }
                 Some(ToAgent::Clear) => {
-                    // In bytes, so that fields added to Cleared do not matter here.
                     fake.say(&ToLoadgen::Notice("cleared soon".to_owned()));
-                    fake.say(&ToLoadgen::Error(ErrorReply {
-                        code: ErrorCode::Invalid,
-                        message: "nothing is impaired".to_owned(),
-                    }));
+                    fake.say(&ToLoadgen::Cleared(Cleared { dropped: 7, ..Cleared::default() }));
                 }
                 _ => {}
             }
@@ -206,7 +204,10 @@ fn a_session_collects_everything_and_says_goodbye() {
     assert_eq!(data.started_at, 77);
     assert_eq!((data.requests.len(), data.unfinished.len(), data.windows.len()), (2, 1, 2));
     assert_eq!(data.statements, ["", "select ?"]);
-    assert_eq!(data.injector_dropped, 5);
+    // 5 in the windows, 7 in all.
+    assert_eq!((data.injector_dropped, data.cleared.map(|c| c.dropped)), (7, Some(7)));
+    let sent = Retransmissions { segments: 4, timeouts: 2, ..Default::default() };
+    assert_eq!(data.retransmissions, Some(sent));
     assert_eq!(data.totals, Some(totals()));
     assert_eq!(data.lost_at, None);
     assert_eq!(data.notices[0], "a remark");

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use impairment::{Achieved, InForce, Injection};
+pub use impairment::{Achieved, InForce, Injection, Receipt, Retransmissions};
 
 /// Version of the contract.
 pub const SCHEMA_VERSION: u32 = 1;

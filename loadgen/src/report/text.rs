@@ -5,7 +5,7 @@ use std::iter;
 
 use super::{
     client,
-    model::{Cell, Client, Kernel, Ledger, Report, Verdict},
+    model::{Cell, Client, Injection, Kernel, Ledger, Report, Verdict},
     study,
 };
 use crate::explain::words;
@@ -153,6 +153,38 @@ fn heading(out: &mut String, cell: &Cell, colour: Colour) {
         let _ = write!(line, ", {}", clean(&one));
     }
     let _ = writeln!(out, "{line}");
+    if let Some(told) = cell.injection.as_ref().and_then(received) {
+        paragraph(out, &told, "  ");
+    }
+}
+
+/// What packets got of it, and what TCP sent again.
+fn received(injection: &Injection) -> Option<String> {
+    let receipt = injection.receipt.as_ref()?;
+    let mut text = format!(
+        "{} packets held, median {}, p99 {}, longest {}",
+        receipt.packets,
+        words::ms(receipt.p50_ms),
+        words::ms(receipt.p99_ms),
+        words::ms(receipt.max_ms)
+    );
+    if let Some(backlog) = receipt.largest_backlog {
+        let _ = write!(text, ", at most {backlog} at once");
+    }
+    if let Some(reordered) = receipt.reordered.filter(|&reordered| reordered > 0) {
+        let _ = write!(text, "; {reordered} out of order");
+    }
+    if injection.dropped > 0 {
+        let _ = write!(text, "; {} dropped or let through undelayed", injection.dropped);
+    }
+    if let Some(sent) = &injection.retransmissions {
+        let _ = write!(
+            text,
+            "; TCP sent {} segments again, {} by a retransmission timeout",
+            sent.segments, sent.timeouts
+        );
+    }
+    Some(text)
 }
 
 /// What was in force: injected for the run, and by others.

@@ -46,6 +46,7 @@ impl<'a> Sim<'a> {
                 "SELECT id, title FROM posts LIMIT ?".to_owned(),
                 "SELECT COUNT(*) FROM posts".to_owned(),
             ],
+            retransmissions: (load.delay > 0).then(wire::Retransmissions::default),
             impaired: (load.delay > 0).then(|| wire::Impaired {
                 engine: "nfqueue".to_owned(),
                 device: "eth0".to_owned(),
@@ -268,6 +269,7 @@ impl<'a> Sim<'a> {
                 lost: Vec::new(),
                 listen_overflows: 0,
                 injector_dropped: 0,
+                retransmissions: None,
             })
             .collect();
         let mut threads: Vec<std::collections::BTreeMap<u32, ThreadWindow>> =

@@ -89,6 +89,50 @@ fn a_service_or_a_delay_that_ends_in_mid_run_is_told() {
     assert_eq!(valid_after(error(ErrorCode::Invalid, false)).notes.len(), 1);
 }
 
+/// A run with a delay, in which TCP sent something again.
+fn delayed(change: impl Fn(&mut RunData)) -> Validity {
+    let mut run = simulate::io_read("sync", "sync", 100).one_at_a_time(1);
+    change(&mut run);
+    let data = run.kernel.as_ref().unwrap();
+    let accounts = ledger::close(&run, &join(&run.records, data));
+    let kernel = kernel(&run, data).kernel;
+    judge(&run, Some(&kernel), Some(&accounts))
+}
+
+fn resent(run: &mut RunData) -> &mut agent_common::wire::Retransmissions {
+    run.kernel.as_mut().unwrap().retransmissions.as_mut().unwrap()
+}
+
+#[test]
+fn timers_of_tcp_make_a_run_with_a_delay_invalid() {
+    assert_eq!(delayed(|_| {}).reasons, [""; 0]);
+    let timeouts = delayed(|run| resent(run).timeouts = 3);
+    assert_eq!(timeouts.reasons.len(), 1, "{timeouts:?}");
+    assert!(timeouts.reasons[0].starts_with("3 retransmission timeouts fired"), "{timeouts:?}");
+    // A probe waits for less than the timeout, and a delay alone brings them about.
+    assert!(delayed(|run| resent(run).probes = 3).valid);
+
+    let synacks = |run: &mut RunData| resent(run).synacks = 2;
+    let own = |run: &mut RunData| run.records[0].syn_retransmits = 1;
+    for (change, told) in [
+        (&synacks as &dyn Fn(&mut RunData), "0 SYN and 2 SYN/ACK were sent again"),
+        (&own, "1 SYN and 0 SYN/ACK were sent again"),
+    ] {
+        let repeated = delayed(change);
+        assert!(repeated.reasons.iter().any(|reason| reason.starts_with(told)), "{repeated:?}");
+        // A full backlog is no fault of the delay's.
+        let overflowed = delayed(|run| {
+            change(run);
+            run.kernel.as_mut().unwrap().windows[0].listen_overflows = 4;
+        });
+        assert!(overflowed.valid, "{overflowed:?}");
+        assert!(overflowed.notes.iter().any(|note| note.starts_with(told)), "{overflowed:?}");
+    }
+    let unknown = delayed(|run| run.kernel.as_mut().unwrap().retransmissions = None);
+    assert!(unknown.valid, "{unknown:?}");
+    assert!(unknown.notes.iter().any(|note| note.contains("was not counted")), "{unknown:?}");
+}
+
 #[test]
 fn without_a_success_a_run_proves_nothing() {
     let (mut run, ..) = good();

@@ -15,7 +15,7 @@ use tests::vm;
 
 use crate::cases::{self, Case, Random};
 use crate::inject::agent_binary;
-use crate::{directions, replaced};
+use crate::{directions, inject, replaced, retransmissions};
 
 /// Interface that everything is put on.
 const DEVICE: &str = "conform0";
@@ -70,6 +70,7 @@ fn conforms() -> Result<()> {
     ensure!(bench.shown()? == untouched, "the interface is not as it was");
     drop(bench);
     directions::check()?;
+    retransmissions::check(&inject::Bench::new()?, "netem")?;
     replaced::check()
 }
 

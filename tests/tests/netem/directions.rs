@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::lab::{Side, paths};
@@ -29,6 +29,7 @@ pub(crate) fn check() -> Result<()> {
         let listed = bench.listed()?;
         assert_eq!(listed[0]["direction"], direction, "{listed:?}");
         assert_eq!(listed[0]["state"], "in_force", "{listed:?}");
+        received(&listed[0], delays)?;
         ensure!(delayed >= delays * DELAY, "{direction}: {delayed:?}");
         ensure!(delayed < (delays + 1) * DELAY, "{direction}: {delayed:?}");
         agent.signal(Signal::SIGINT)?;
@@ -40,6 +41,21 @@ pub(crate) fn check() -> Result<()> {
     killed_in_force(&bench, &before)?;
     filters_of_others_are_left_alone(&bench, &before)?;
     a_vanished_interface_takes_its_ifb_along(bench)
+}
+
+/// What the kernel half counted, in whatever direction: 5 round trips, and with them some of the
+/// kernel's own packets (neighbour discovery).
+fn received(line: &serde_json::Value, delays: u32) -> Result<()> {
+    let receipt = &line["receipt"];
+    let number = |value: &serde_json::Value| value.as_u64().with_context(|| line.to_string());
+    let (asked, p50) = (DELAY.as_nanos() as u64, number(&receipt["p50_ns"])?);
+    // A cell of the histogram is 1/256 wide; an emulated timer may be late.
+    ensure!((asked - asked / 256..asked * 3 / 2).contains(&p50), "{line}");
+    let packets = number(&receipt["packets"])?;
+    ensure!((u64::from(5 * delays)..30).contains(&packets), "{line}");
+    ensure!((1..=5).contains(&number(&line["largest_backlog"])?), "{line}");
+    ensure!((number(&line["reordered"])?, number(&line["dropped"])?) == (0, 0), "{line}");
+    Ok(())
 }
 
 /// The guardian clears behind its agent; where both are killed, `clear` finds what is left, with and

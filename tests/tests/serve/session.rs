@@ -125,7 +125,9 @@ fn a_django_server_is_measured_and_delayed() -> Result<()> {
     assert_eq!((impaired.device.as_str(), impaired.delay_ns), ("eth0", 20_000_000));
     let slow = time(|| lab.get("/io_read"))?;
     client.send(&ToAgent::Clear)?;
-    assert!(matches!(client.reply()?, Some(ToLoadgen::Cleared { dropped: 0, .. })));
+    let Some(ToLoadgen::Cleared(cleared)) = client.reply()? else { panic!("not cleared") };
+    assert_eq!(cleared.dropped, 0);
+    assert_eq!(cleared.retransmissions.map(|sent| sent.timeouts), Some(0), "{cleared:?}");
     let after = time(|| lab.get("/io_read"))?;
     client.stop()?;
     let delayed = Seen::of(&mut client);

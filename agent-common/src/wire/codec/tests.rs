@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::wire::{
-    DbKind, DbTurn, ErrorCode, ErrorReply, Hello, ImpairRequest, MAX_BATCH, ServerRequest,
-    TargetRequest, ThreadWindow, ToAgent, ToLoadgen, Totals, Window,
+    Cleared, DbKind, DbTurn, ErrorCode, ErrorReply, Hello, ImpairRequest, MAX_BATCH,
+    Retransmissions, ServerRequest, TargetRequest, ThreadWindow, ToAgent, ToLoadgen, Totals,
+    Window,
 };
 
 fn address() -> impl Strategy<Value = SocketAddr> {
@@ -120,7 +121,7 @@ fn numbers_of_messages_are_what_the_document_says() {
     let error = ErrorReply { code: ErrorCode::TargetGone, message: String::new() };
     for (message, name) in [
         (ToLoadgen::Started { at_ns: 0 }, "Started"),
-        (ToLoadgen::Cleared { at_ns: 0, dropped: 0, held: None }, "Cleared"),
+        (ToLoadgen::Cleared(Cleared::default()), "Cleared"),
         (ToLoadgen::Requests(vec![]), "Requests"),
         (ToLoadgen::ClientTurns(vec![]), "ClientTurns"),
         (ToLoadgen::Statement { id: 0, text: String::new() }, "Statement"),
@@ -221,6 +222,12 @@ fn full_batches_fit_a_frame() {
         lost: Vec::new(),
         listen_overflows: u64::MAX,
         injector_dropped: u64::MAX,
+        retransmissions: Some(Retransmissions {
+            segments: u64::MAX,
+            synacks: u64::MAX,
+            probes: u64::MAX,
+            timeouts: u64::MAX,
+        }),
     };
     for message in [
         ToLoadgen::Requests(vec![request; MAX_BATCH]),

@@ -179,6 +179,9 @@ fn describe(active: &ActiveImpairment, scope: &Scope) {
              their way, and what is longer than 2 KB takes more than one delay to send"
         ));
     }
+    for sentence in active.unmeasured() {
+        say(&sentence);
+    }
 }
 
 fn way(direction: Direction) -> &'static str {

@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{ms, say};
-use crate::inject::active::Outcome;
 use crate::inject::control::{Answer, Question, ask};
 use crate::inject::engines::require_root;
 use crate::inject::registry::{self, Entry};
 use crate::model::filter::PacketFilter;
-use crate::model::impairment::{Direction, Engine, Impairment, Receipt};
+use crate::model::impairment::{Direction, Engine, Impairment, Receipt, Retransmissions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -40,6 +39,10 @@ struct Line {
     state: &'static str,
     receipt: Option<Receipt>,
     dropped: Option<u64>,
+    lost_as_asked: Option<u64>,
+    reordered: Option<u64>,
+    largest_backlog: Option<u64>,
+    retransmissions: Option<Retransmissions>,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -68,7 +71,7 @@ fn line(entry: &Entry) -> Line {
             _ => ("silent", None),
         }
     };
-    let Outcome { receipt, dropped, .. } = outcome.unwrap_or_default();
+    let told = outcome.unwrap_or_default();
     Line {
         device: entry.device.clone(),
         netns: entry.netns.clone(),
@@ -81,8 +84,12 @@ fn line(entry: &Entry) -> Line {
         pid: entry.pid,
         since: entry.since,
         state,
-        receipt,
-        dropped: outcome.map(|_| dropped),
+        receipt: told.receipt,
+        dropped: outcome.map(|_| told.dropped),
+        lost_as_asked: told.lost_as_asked,
+        reordered: told.reordered,
+        largest_backlog: told.largest_backlog,
+        retransmissions: told.retransmissions,
     }
 }
 
@@ -105,6 +112,10 @@ fn table(lines: &[Line]) {
         "PACKETS",
         "MEDIAN",
         "DROPPED",
+        "REORDERED",
+        "BACKLOG",
+        "RESENT",
+        "TIMEOUTS",
         "IMPAIRMENT",
     ];
     let mut rows = vec![header.map(str::to_owned)];
@@ -121,6 +132,10 @@ fn table(lines: &[Line]) {
             or_dash(line.receipt.map(|receipt| receipt.packets.to_string())),
             or_dash(median),
             or_dash(line.dropped.map(|dropped| dropped.to_string())),
+            or_dash(line.reordered.map(|reordered| reordered.to_string())),
+            or_dash(line.largest_backlog.map(|backlog| backlog.to_string())),
+            or_dash(line.retransmissions.map(|sent| sent.segments.to_string())),
+            or_dash(line.retransmissions.map(|sent| sent.timeouts.to_string())),
             line.description.clone(),
         ]
     }));

@@ -45,6 +45,7 @@ fn window(to_ns: u64) -> Window {
         lost: vec![Count { name: "request_record".into(), count: 2 }],
         listen_overflows: 1,
         injector_dropped: 0,
+        retransmissions: None,
     }
 }
 

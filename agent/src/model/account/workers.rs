@@ -179,6 +179,7 @@ mod tests {
             lost: vec![],
             listen_overflows: 0,
             injector_dropped: 0,
+            retransmissions: None,
         }
     }
 

@@ -17,6 +17,14 @@ pub struct Injection {
     pub achieved_ms: Option<Achieved>,
     /// Packets dropped or let through because the engine's queue was full.
     pub dropped: u64,
+    /// What packets got of it, as the injector measured it for each; null where it could not, or its
+    /// end was not told (added to schema version 1).
+    #[serde(default)]
+    pub receipt: Option<Receipt>,
+    /// What TCP sent again meanwhile, of the connections of the service's namespace that leave by the
+    /// interface; null where it was not counted (added to schema version 1).
+    #[serde(default)]
+    pub retransmissions: Option<Retransmissions>,
     /// Seconds from the start of the run from which on it is not known to have been in force: the
     /// agent was lost, or told that it had ended. Null: throughout (added to schema version 1).
     #[serde(default)]
@@ -42,6 +50,36 @@ pub struct InForce {
     pub from_s: f64,
     /// Seconds until which; null to the end.
     pub until_s: Option<f64>,
+}
+
+/// What packets got of an impairment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Packets that were held and let go.
+    pub packets: u64,
+    /// Median time held.
+    pub p50_ms: f64,
+    /// 99th percentile.
+    pub p99_ms: f64,
+    /// Longest.
+    pub max_ms: f64,
+    /// Packets that went later than one that had come after them; null where it was not counted.
+    pub reordered: Option<u64>,
+    /// Most packets that were held at once; null where it was not counted.
+    pub largest_backlog: Option<u64>,
+}
+
+/// What TCP sent again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retransmissions {
+    /// Segments sent again, SYN and SYN/ACK included.
+    pub segments: u64,
+    /// Of those, SYN/ACK.
+    pub synacks: u64,
+    /// Of those, probes for a loss at the tail.
+    pub probes: u64,
+    /// Retransmission timeouts.
+    pub timeouts: u64,
 }
 
 /// A measured delay.
