@@ -31,7 +31,8 @@ const LOSS: u8 = 4;
 /// `ICSK_TIME_LOSS_PROBE` (include/net/inet_connection_sock.h).
 const LOSS_PROBE: u8 = 5;
 const AF_INET: u16 = 2;
-const IPV6_LOOPBACK: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// `::1`, in the order of the wire.
+const IPV6_LOOPBACK: [u64; 2] = [0, 1u64.to_be()];
 
 /// Index of the interface. Read-only once loaded, like all that follow.
 #[unsafe(no_mangle)]
@@ -173,13 +174,18 @@ fn in_namespace(sk: u64) -> bool {
 fn is_local(request: u64) -> bool {
     let ops: u64 = read(request, constant(&raw const REQUEST_OPS)).unwrap_or(0);
     if read::<i32>(ops, constant(&raw const OPS_FAMILY)) == Some(i32::from(AF_INET)) {
-        let remote: Option<[u8; 4]> = read(request, constant(&raw const SK_DADDR));
-        let local: Option<[u8; 4]> = read(request, constant(&raw const SK_RCV_SADDR));
-        return remote == local || remote.is_some_and(|address| address[0] == 127);
+        let remote: u32 = read(request, constant(&raw const SK_DADDR)).unwrap_or(0);
+        let local: u32 = read(request, constant(&raw const SK_RCV_SADDR)).unwrap_or(0);
+        return remote == local || u32::from_be(remote) >> 24 == 127;
     }
-    let remote: Option<[u8; 16]> = read(request, constant(&raw const SK_V6_DADDR));
-    let local: Option<[u8; 16]> = read(request, constant(&raw const SK_V6_RCV_SADDR));
-    remote == local || remote == Some(IPV6_LOOPBACK)
+    let remote = ipv6(request, constant(&raw const SK_V6_DADDR));
+    let local = ipv6(request, constant(&raw const SK_V6_RCV_SADDR));
+    remote == local || remote == IPV6_LOOPBACK
+}
+
+#[inline(always)]
+fn ipv6(request: u64, offset: u32) -> [u64; 2] {
+    [read(request, offset).unwrap_or(0), read(request, offset + 8).unwrap_or(0)]
 }
 
 #[inline(always)]

@@ -18,6 +18,7 @@ mod retransmissions;
 #[path = "inject/scope.rs"]
 mod scope;
 #[path = "inject/support.rs"]
+#[allow(dead_code, reason = "shared with the tests in virtual machines, and the storms")]
 mod support;
 #[path = "inject/targets.rs"]
 mod targets;

@@ -363,7 +363,9 @@ impl ActiveImpairment {
         let State::InForce(running, watch) = &*self.shared.lock() else { return vec![] };
         let sent_again =
             watch.as_ref().err().map(|why| format!("what TCP sends again is not counted: {why}"));
-        running.unmeasured().into_iter().chain(sent_again).collect()
+        // The rest of a refusal is the verifier's account of it.
+        let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
+        running.unmeasured().into_iter().chain(sent_again).map(first_line).collect()
     }
 
     /// What it did so far, or in all once it has ended. Costs some system calls.

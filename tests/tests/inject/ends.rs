@@ -1,7 +1,6 @@
 //! However it ends, nothing is left.
 
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,6 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use tests::lab::Side;
 
-use super::support::kills::{Dice, add_and_clear, kill_once};
 use super::support::{Bench, Echo, Foreground, difference, round_trips};
 
 #[test]
@@ -234,40 +232,5 @@ fn a_detach_that_is_interrupted_leaves_nothing() -> Result<()> {
         }
         bench.wait_until_clean(&before).with_context(|| format!("after {after_ms} ms"))?;
     }
-    Ok(())
-}
-
-#[test]
-fn kill_9_at_any_moment_leaves_nothing_within_a_second() -> Result<()> {
-    const KILLS: usize = 20;
-    let bench = Bench::new()?;
-    let echo = Echo::start(&bench, Side::Server, bench.network.server_v4().into())?;
-    let before = bench.state()?;
-    let (mut dice, done) = (Dice::new()?, AtomicBool::new(false));
-    let (adding, clearing) = add_and_clear(&bench)?;
-    let mut slowest = Duration::ZERO;
-    thread::scope(|scope| {
-        // Packets are held when the kill comes; some are lost with it.
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                let _ = round_trips(&bench, Side::Outside, echo.address, 1);
-            }
-        });
-        let kills = (0..KILLS).try_for_each(|number| {
-            let moment = kill_once(&bench, number, &mut dice, adding, clearing)?;
-            let took = bench.wait_until_clean(&before).with_context(|| moment.clone())?;
-            println!("{moment}: clean after {took:?}");
-            slowest = slowest.max(took);
-            anyhow::Ok(())
-        });
-        done.store(true, Ordering::Relaxed);
-        kills
-    })?;
-    println!("{KILLS} kills, slowest clean-up {slowest:?}");
-
-    // The registry's files cannot vanish by themselves: they are seen to be stale, and removed.
-    bench.wait_until_stale()?;
-    bench.succeed("clear --netns NS")?;
-    assert!(bench.listed()?.is_empty());
     Ok(())
 }

@@ -4,12 +4,13 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Bench;
 
+const SEED: &str = "DWELL_STORM_SEED";
 const ARGUMENTS: &str = "--dev eth0 --netns NS --delay 50ms";
 
 /// Numbers that differ from run to run; the seed is printed.
@@ -17,18 +18,31 @@ pub(crate) struct Dice(u64);
 
 impl Dice {
     pub(crate) fn new() -> Result<Self> {
-        let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
-        println!("seed {seed}");
+        // A seed in the environment makes the kills of an earlier run again.
+        let seed = match std::env::var(SEED) {
+            Ok(seed) => seed.parse().context(SEED)?,
+            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64,
+        };
+        println!("{SEED}={seed}");
         Ok(Self(seed | 1))
     }
 
     /// A time from 0 to `most`.
     pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.next() as f64 / u64::MAX as f64)
+    }
+
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn next(&mut self) -> u64 {
         // xorshift64
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        most.mul_f64(self.0 as f64 / u64::MAX as f64)
+        self.0
     }
 }
 
