@@ -1,6 +1,7 @@
 //! `agent observe`: where the requests to a service wait, without a load generator.
 
 use std::io::{self, IsTerminal as _};
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::{Arc, atomic::AtomicBool};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::{
 
 mod json;
 mod live;
+mod metrics;
 mod session;
 mod text;
 
@@ -43,6 +45,7 @@ const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
     the service ended, or could not be measured.\n\nExamples:\n  \
     sudo agent observe --port 8000\n  \
     sudo agent observe --pid $(pgrep -o gunicorn) --db-port 5433 --duration 30s\n  \
+    sudo agent observe --port 8000 --metrics 9464\n  \
     sudo agent observe --port 8000 --json | jq .stages.accept_queue.p99_ms"
 )]
 pub struct Args {
@@ -66,6 +69,12 @@ pub struct Args {
     /// How long to measure [default: until Ctrl-C]
     #[arg(long, value_name = "TIME", value_parser = length)]
     duration: Option<Duration>,
+    /// Serve what happened so far to a Prometheus, at http://ADDRESS/metrics
+    ///
+    /// A bare port is on 127.0.0.1. On an address that others reach, they read it too: statements
+    /// are among it, without their literals.
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = metrics::address)]
+    metrics: Option<SocketAddr>,
     /// Print one line of JSON for every second and one, of type `summary`, for all
     #[arg(long)]
     json: bool,
@@ -114,6 +123,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // As many pipes and files as there are: a view is for a person who looks at it.
     let live = !args.json && io::stdout().is_terminal();
     let stop = stop_at_signals(live).context("cannot catch signals")?;
+    let scraped = args
+        .metrics
+        .map(|address| {
+            TcpListener::bind(address).with_context(|| format!("cannot serve metrics on {address}"))
+        })
+        .transpose()?;
     let mut observer = Observer::attach(&target)?;
     // From here on the fork hook follows children; those born before it are looked up again.
     observer.follow(&service.current_processes())?;
@@ -133,6 +148,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         Box::new(text::Table::new(io::stdout(), port))
     };
+    if let Some(listener) = scraped {
+        output =
+            Box::new(metrics::WithMetrics::new(output, listener).context("cannot serve metrics")?);
+    }
     match session::run(&mut service, observer, &stop, args.duration, output.as_mut()) {
         Ok(Ending::Asked) => Ok(ExitCode::SUCCESS),
         Ok(Ending::Gone) => bail!(

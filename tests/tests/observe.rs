@@ -7,6 +7,8 @@ mod ends;
 mod known;
 #[path = "observe/live.rs"]
 mod live;
+#[path = "observe/metrics.rs"]
+mod metrics;
 #[path = "observe/refusals.rs"]
 mod refusals;
 #[path = "observe/support.rs"]

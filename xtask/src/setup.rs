@@ -6,6 +6,8 @@
 mod ebpf;
 mod install;
 mod item;
+pub(crate) mod package;
+pub(crate) mod prometheus;
 mod python;
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};

@@ -3,6 +3,7 @@
 //! A request counts when its record comes: when the next one on its connection is read, or the
 //! connection is closed. On kept connections that is one request late.
 
+mod exposition;
 mod figures;
 pub mod round_trips;
 mod slowest;

@@ -128,6 +128,9 @@ impl Plan<'_> {
                     // As the user, who shall be able to remove it.
                     vm::fetch()?;
                 }
+                if name == "observe" {
+                    setup::prometheus::fetch()?;
+                }
                 let mut command = test_command(&path)?;
                 command.args(self.filter.filter(|_| one.is_none())).arg("--test-threads=1");
                 tests(&mut command, &mut stdout()).map(Ran::Tests)
@@ -173,6 +176,7 @@ fn test_command(binary: &PathBuf) -> Result<Command> {
         ("DWELL_LOADGEN", release.join("loadgen")),
         ("DWELL_VENV", setup::venv()),
         ("DWELL_XTASK", xtask),
+        ("DWELL_PROMETHEUS", setup::prometheus::programs()),
         // sudo replaces the search path.
         ("PATH", std::env::var_os("PATH").unwrap_or_default().into()),
         ("RUST_BACKTRACE", "1".into()),

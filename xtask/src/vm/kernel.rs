@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{setup, workspace};
+use crate::{setup::package, workspace};
 
 /// An unpacked kernel.
 #[derive(Debug)]
@@ -47,14 +47,7 @@ fn unpacked(series: &str, directory: &Path) -> Option<String> {
 }
 
 fn download(series: &str, directory: &Path) -> Result<String> {
-    // Fresh images come without package lists, and old lists name kernels that are gone.
-    match try_download(series, directory) {
-        Err(error) if setup::update_package_lists().is_ok() => {
-            eprintln!("{error:#}; trying again with new package lists");
-            try_download(series, directory)
-        }
-        outcome => outcome,
-    }
+    package::with_fresh_lists(|| try_download(series, directory))
 }
 
 fn try_download(series: &str, directory: &Path) -> Result<String> {
@@ -64,24 +57,8 @@ fn try_download(series: &str, directory: &Path) -> Result<String> {
     let Some(package) = newest(series, known.lines().map(str::to_owned)) else {
         bail!("apt knows no kernel linux-image-{series}.*-amd64; is this Debian 12?");
     };
-    eprintln!("fetching {package}");
-    std::fs::create_dir_all(directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
     let work = directory.join("unpacking");
-    let _ = std::fs::remove_dir_all(&work);
-    std::fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
-    // As root, apt would rather download as its own user, which may not write here.
-    workspace::run(
-        workspace::command("apt-get")
-            .args(["download", "-qq", "-o", "APT::Sandbox::User=", &package])
-            .current_dir(&work),
-    )?;
-    let archive = std::fs::read_dir(&work)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get download left no package")?;
-    workspace::run(workspace::command("dpkg-deb").arg("-x").arg(&archive).arg(&work))?;
-    std::fs::remove_file(&archive)?;
+    package::unpack(&package, &work)?;
     let release = package.trim_start_matches("linux-image-");
     let depmod = workspace::find_program("depmod").context("there is no depmod (Debian: kmod)")?;
     workspace::run(workspace::command(depmod).arg("-b").arg(&work).arg(release))?;

@@ -37,9 +37,10 @@ pub struct Statements {
 }
 
 impl Statements {
-    /// The statement with this text, which may hold anything; kept as a terminal may be given it.
+    /// The statement with this text, which may hold anything; told apart and kept as a terminal may
+    /// be given it.
     pub fn named(&mut self, text: Option<String>) -> Statement {
-        let Some(text) = text else { return Statement::None };
+        let Some(text) = text.map(|text| text::printable(&text)) else { return Statement::None };
         if let Some(id) = self.ids.get(&text) {
             return Statement::Known(*id);
         }
@@ -47,7 +48,7 @@ impl Statements {
             return Statement::Other;
         }
         let id = self.texts.len() as u32;
-        self.texts.push(text::printable(&text));
+        self.texts.push(text.clone());
         self.ids.insert(text, id);
         Statement::Known(id)
     }

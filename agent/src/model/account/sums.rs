@@ -25,16 +25,16 @@ pub(super) struct Sums {
 /// What has no memory of its own.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
-    span_ns: u64,
-    requests: Requests,
-    connections: Connections,
-    threads: RoleTimes,
+    pub(super) span_ns: u64,
+    pub(super) requests: Requests,
+    pub(super) connections: Connections,
+    pub(super) threads: RoleTimes,
     /// Connection-nanoseconds in the accept queue.
-    queue_ns: f64,
-    queue_max: u64,
-    listen_drops: u64,
-    lost: BTreeMap<String, u64>,
-    unseen: Unseen,
+    pub(super) queue_ns: f64,
+    pub(super) queue_max: u64,
+    pub(super) listen_drops: u64,
+    pub(super) lost: BTreeMap<String, u64>,
+    pub(super) unseen: Unseen,
 }
 
 impl Sums {

@@ -150,6 +150,16 @@ fn round_trips_that_belong_to_nobody_are_counted() {
     assert_eq!((figures.database.round_trips, figures.ambiguous.round_trips), (1, 1));
 }
 
+#[test]
+fn what_a_prometheus_scrapes() {
+    let mut account = Account::new(10 * SECOND).unwrap();
+    account.request(&request(1, 10 * SECOND));
+    account.turn(&query(1, 10 * SECOND + 52 * MS, 4 * MS, b"select \"a\\b\x1b\""));
+    account.window(&window(11 * SECOND));
+    account.close();
+    insta::assert_snapshot!(account.exposition());
+}
+
 proptest! {
     /// Whatever the records hold, every one is counted, in the window and in all.
     #[test]
@@ -182,5 +192,7 @@ proptest! {
         prop_assert_eq!(account.close().requests, total.requests);
         let json = serde_json::to_string(&account.summary(&Counters::default(), None)).unwrap();
         prop_assert!(!json.chars().any(char::is_control));
+        let exposition = account.exposition();
+        prop_assert!(exposition.lines().all(|line| line.starts_with("# ") || line.starts_with("dwell_")));
     }
 }

@@ -8,11 +8,33 @@ const LOWEST_NS: u64 = 1_000;
 /// Longer times count as this long in the quantiles; the largest is exact all the same.
 const HIGHEST_NS: u64 = 3_600_000_000_000;
 const NS_PER_MS: f64 = 1e6;
+/// Upper ends of buckets that are counted exactly, for those who add up histograms of several places.
+pub const BOUNDS_NS: [u64; 18] = [
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+    30_000_000_000,
+    60_000_000_000,
+];
 
 /// Times to three significant digits, with their exact sum and maximum.
 #[derive(Clone, Debug)]
 pub struct Times {
     histogram: Histogram<u64>,
+    buckets: [u64; BOUNDS_NS.len()],
     sum_ns: u128,
     max_ns: u64,
 }
@@ -41,12 +63,15 @@ impl Times {
     /// Never in practice: the bounds are constant and valid.
     pub fn new() -> Result<Self, CreationError> {
         let histogram = Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, 3)?;
-        Ok(Self { histogram, sum_ns: 0, max_ns: 0 })
+        Ok(Self { histogram, buckets: [0; BOUNDS_NS.len()], sum_ns: 0, max_ns: 0 })
     }
 
     /// Counts one.
     pub fn record(&mut self, ns: u64) {
         self.histogram.saturating_record(ns.min(HIGHEST_NS));
+        if let Some(count) = self.buckets.get_mut(BOUNDS_NS.partition_point(|bound| *bound < ns)) {
+            *count += 1;
+        }
         self.sum_ns += u128::from(ns);
         self.max_ns = self.max_ns.max(ns);
     }
@@ -54,8 +79,28 @@ impl Times {
     /// Forgets all.
     pub fn clear(&mut self) {
         self.histogram.reset();
+        self.buckets = [0; BOUNDS_NS.len()];
         self.sum_ns = 0;
         self.max_ns = 0;
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.histogram.len()
+    }
+
+    /// All of them, nanoseconds.
+    #[must_use]
+    pub fn sum_ns(&self) -> u128 {
+        self.sum_ns
+    }
+
+    /// How many are within each of [`BOUNDS_NS`] and beyond the one before; those beyond the last are
+    /// in none.
+    #[must_use]
+    pub fn buckets(&self) -> &[u64] {
+        &self.buckets
     }
 
     /// What they are.
@@ -108,6 +153,11 @@ mod tests {
             list.sort_unstable();
             let figures = times.figures();
             prop_assert_eq!(figures.count, list.len() as u64);
+            let mut below = 0;
+            for (bound, count) in BOUNDS_NS.iter().zip(times.buckets()) {
+                below += count;
+                prop_assert_eq!(below, list.iter().filter(|ns| *ns <= bound).count() as u64);
+            }
             for (quantile, got) in
                 [(0.5, figures.p50_ms), (0.95, figures.p95_ms), (0.99, figures.p99_ms)]
             {
