@@ -77,6 +77,11 @@ static STAMPS: LruHashMap<u64, Stamp> = LruHashMap::with_max_entries(MAX_PACKETS
 #[map]
 static STAYS: PerCpuArray<[u64; COLUMNS]> = PerCpuArray::with_max_entries(ROWS as u32, 0);
 
+/// Since when packets count: that of the last change. Those that were handed over before got what was
+/// in force then.
+#[map]
+static SINCE: Array<u64> = Array::with_max_entries(1, 0);
+
 /// The longest stay.
 #[map]
 static LONGEST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -142,18 +147,11 @@ fn left(skb: u64) {
     let Stamp { at, ordinal } = unsafe { *stamp };
     let stay = now().saturating_sub(at);
     let _ = STAMPS.remove(skb);
+    let counts = SINCE.get(0).is_none_or(|since| at >= *since);
     // The address may have been another packet's since ours was dropped.
     let Some(index) = of_packet(skb) else { return };
-    let (row, column) = histogram::place(stay);
-    if let Some(cells) = STAYS.get_ptr_mut(row as u32)
-        && let Some(cell) = unsafe { (*cells).get_mut(column) }
-    {
-        *cell += 1;
-    }
-    if let Some(longest) = LONGEST.get_ptr_mut(0)
-        && stay > unsafe { *longest }
-    {
-        unsafe { *longest = stay };
+    if counts {
+        count(stay);
     }
     if let Some(line) = LINES.get_ptr_mut(index)
         && ordinal > 0
@@ -164,6 +162,21 @@ fn left(skb: u64) {
         } else {
             line[line::NEWEST_GONE] = ordinal;
         }
+    }
+}
+
+#[inline(always)]
+fn count(stay: u64) {
+    let (row, column) = histogram::place(stay);
+    if let Some(cells) = STAYS.get_ptr_mut(row as u32)
+        && let Some(cell) = unsafe { (*cells).get_mut(column) }
+    {
+        *cell += 1;
+    }
+    if let Some(longest) = LONGEST.get_ptr_mut(0)
+        && stay > unsafe { *longest }
+    {
+        unsafe { *longest = stay };
     }
 }
 

@@ -19,6 +19,7 @@ pub mod probability;
 pub mod proc_net;
 pub mod qdisc_tree;
 pub mod rtlink;
+pub mod schedule;
 pub mod scheduler;
 pub mod session;
 pub mod sql;

@@ -1,12 +1,18 @@
 //! `agent inject` on this kernel, in namespaces of its own: what packets get, and that nothing is
 //! ever left.
 
+#[path = "inject/change.rs"]
+mod change;
 #[path = "inject/delay.rs"]
 mod delay;
 #[path = "inject/ends.rs"]
 mod ends;
 #[path = "inject/engine.rs"]
 mod engine;
+#[path = "inject/held_over.rs"]
+mod held_over;
+#[path = "inject/listed.rs"]
+mod listed;
 #[path = "inject/options.rs"]
 mod options;
 #[path = "inject/receipt.rs"]
@@ -15,6 +21,8 @@ mod receipt;
 mod refusals;
 #[path = "inject/retransmissions.rs"]
 mod retransmissions;
+#[path = "inject/schedule.rs"]
+mod schedule;
 #[path = "inject/scope.rs"]
 mod scope;
 #[path = "inject/support.rs"]

@@ -3,10 +3,14 @@
 
 #[path = "netem/cases.rs"]
 mod cases;
+#[path = "netem/changes.rs"]
+mod changes;
 #[path = "netem/conformance.rs"]
 mod conformance;
 #[path = "netem/directions.rs"]
 mod directions;
+#[path = "inject/held_over.rs"]
+mod held_over;
 #[path = "inject/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of injection")]
 mod inject;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use agent::{
-    inject::{self, Direction, EngineChoice, Impairment, Scope},
+    inject::{self, By, Direction, EngineChoice, Impairment, Scope},
     model::filter::PacketFilter,
     sys::{netns::Netns, observe::Target},
 };
@@ -196,6 +196,7 @@ fn marks_against_captures(name: &str, delay: Option<Duration>, count: usize) -> 
                 direction,
                 filter: PacketFilter::default(),
                 replace: false,
+                by: By::this_command(),
             };
             anyhow::Ok(inject::apply(&Impairment::fixed_delay(delay)?, &scope, EngineChoice::Auto)?)
         })

@@ -1,12 +1,13 @@
 //! Puts an impairment into force and holds it there.
 
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::by::By;
 use super::control;
 use super::engines::{choose, require_root};
 use super::error::InjectError;
@@ -14,9 +15,11 @@ use super::outcome::Outcome;
 use super::recover;
 use super::registry::{self, Entry};
 use super::running::{Running, of_qdisc};
+use super::shared::{Now, Shared, State};
 use crate::model::filter::PacketFilter;
 use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment};
 use crate::model::rtlink;
+use crate::model::schedule::Schedule;
 use crate::sys::btf::KernelTypes;
 use crate::sys::link::{self, Link};
 use crate::sys::netem;
@@ -40,6 +43,17 @@ pub struct Scope {
     pub filter: PacketFilter,
     /// Whether a root qdisc that somebody configured may be put aside, and back afterwards.
     pub replace: bool,
+    /// Who wants it.
+    pub by: By,
+}
+
+/// How an impairment goes with time.
+#[derive(Clone, Debug, Default)]
+pub struct Course {
+    /// How its delay goes. Whoever holds the impairment [follows it](ActiveImpairment::set_delay).
+    pub schedule: Option<Schedule>,
+    /// When its holder will end it.
+    pub length: Option<Duration>,
 }
 
 /// How an impairment ended other than by its holder's [`ActiveImpairment::clear`].
@@ -63,27 +77,6 @@ pub struct ActiveImpairment {
     control: Option<JoinHandle<()>>,
 }
 
-/// What the holder and the control thread share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) entry: Entry,
-    delay: Duration,
-    why: String,
-    state: Mutex<State>,
-    changed: Condvar,
-    pub(super) stop: EventFd,
-}
-
-#[derive(Debug)]
-enum State {
-    /// With what counts TCP's retransmissions, or why nothing does.
-    InForce(Running, Result<Watch, String>),
-    /// Ended, in which way, with what outcome.
-    Ended(Option<End>, Result<Outcome, String>),
-    /// Only while it is being ended.
-    Ending,
-}
-
 /// Puts `impairment` into force. Blocks for some milliseconds; makes its own threads and needs no
 /// async runtime. With netem it starts this program again as `inject guardian`, so only `agent` can
 /// do that.
@@ -95,14 +88,42 @@ pub fn apply(
     scope: &Scope,
     choice: EngineChoice,
 ) -> Result<ActiveImpairment, InjectError> {
+    apply_for(impairment, scope, choice, &Course::default())
+}
+
+/// As [`apply`], for a time or by a schedule: with one, the delay of `impairment` is that of its
+/// beginning.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_for(
+    impairment: &Impairment,
+    scope: &Scope,
+    choice: EngineChoice,
+    course: &Course,
+) -> Result<ActiveImpairment, InjectError> {
     require_root()?;
+    let mut impairment = impairment.clone();
+    if let Some(schedule) = &course.schedule {
+        // What makes sense at its longest does at any time.
+        impairment.delay = schedule.longest();
+    }
     impairment.check()?;
     scope.filter.check()?;
     registry::prepare()?;
     let _lock = registry::lock()?;
     recover::stale(|_| true)?;
     let link = scope.netns.run(|| find(scope))??;
-    let (engine, why) = choose(choice, impairment, scope)?;
+    let (engine, why) = choose(choice, &impairment, scope)?;
+    if let Some(schedule) = &course.schedule {
+        impairment.delay = schedule.delay_at(Duration::ZERO);
+        match impairment.remembers() {
+            Some(what) if engine == Engine::Netem && schedule.has_ramp() => {
+                return Err(InjectError::RampForgets(what));
+            }
+            _ => {}
+        }
+    }
     let pid = std::process::id();
     let (id, number) = registry::new_id();
     let entry = Entry {
@@ -110,7 +131,7 @@ pub fn apply(
         pid,
         started: registry::start_time(pid).unwrap_or(0),
         engine,
-        impairment: impairment.clone(),
+        impairment,
         direction: direction(scope, engine, &link),
         filter: scope.filter.clone(),
         device: link.name,
@@ -119,6 +140,11 @@ pub fn apply(
         origin: scope.netns.origin().clone(),
         netns_inode: scope.netns.inode(),
         since: registry::unix_now(),
+        by: scope.by.clone(),
+        schedule: course.schedule.clone(),
+        until: course
+            .length
+            .map(|length| registry::unix_now() + length.as_millis().div_ceil(1000) as u64),
         before: None,
     };
     refuse_second(&entry)?;
@@ -220,7 +246,7 @@ fn begin(
     let (running, delay) = Running::start(route, entry, &types)?;
     let shared = Arc::new(Shared {
         entry: entry.clone(),
-        delay,
+        now: Mutex::new(Now { impairment: entry.impairment.clone(), delay }),
         why,
         state: Mutex::new(State::InForce(running, watch)),
         changed: Condvar::new(),
@@ -246,70 +272,6 @@ fn watch(
     Watch::start(types.as_ref()?, index, is_loopback).map_err(|error| error.to_string())
 }
 
-fn account(running: &mut Running, watch: &Result<Watch, String>) -> Outcome {
-    let retransmissions = watch.as_ref().ok().and_then(|watch| watch.count().ok());
-    Outcome { retransmissions, ..running.account() }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What it did so far, or in all.
-    pub(super) fn outcome(&self) -> Outcome {
-        match &mut *self.lock() {
-            State::InForce(running, watch) => account(running, watch),
-            State::Ended(_, Ok(outcome)) => *outcome,
-            _ => Outcome::default(),
-        }
-    }
-
-    pub(super) fn failure(&self) -> Option<End> {
-        match &mut *self.lock() {
-            State::InForce(running, _) => running.failure(),
-            _ => None,
-        }
-    }
-
-    /// Ends the impairment, once; later calls get the first one's result.
-    pub(super) fn finish(&self, end: Option<End>) -> Result<Outcome, InjectError> {
-        let mut state = self.lock();
-        let (running, watch) = match std::mem::replace(&mut *state, State::Ending) {
-            State::InForce(running, watch) => (running, watch),
-            State::Ended(first, outcome) => {
-                let again = outcome.clone();
-                *state = State::Ended(first, outcome);
-                return again.map_err(|reason| self.failed(reason));
-            }
-            // Unreachable: the lock is held throughout.
-            State::Ending => return Err(self.failed("it is being ended already".to_owned())),
-        };
-        // Before: what taking it away loses is sent again, and is no part of the experiment.
-        let retransmissions = watch.ok().and_then(|watch| watch.count().ok());
-        let result = running.clear(&self.entry).map(|done| Outcome { retransmissions, ..done });
-        let kept = match &result {
-            Ok(outcome) => Ok(*outcome),
-            Err(error) => Err(error.to_string()),
-        };
-        *state = State::Ended(end, kept);
-        drop(state);
-        match &result {
-            // What nfqueue made goes with its sockets in any case.
-            Err(error) if self.entry.before.is_some() && !error.is_end_of_place() => {
-                self.entry.abandon();
-            }
-            _ => self.entry.remove(),
-        }
-        self.changed.notify_all();
-        result
-    }
-
-    fn failed(&self, reason: String) -> InjectError {
-        InjectError::Failed { device: self.entry.device.clone(), reason }
-    }
-}
-
 impl ActiveImpairment {
     /// Which engine it is.
     #[must_use]
@@ -323,10 +285,28 @@ impl ActiveImpairment {
         &self.shared.why
     }
 
-    /// What is injected.
+    /// What is injected now.
     #[must_use]
-    pub fn impairment(&self) -> &Impairment {
-        &self.shared.entry.impairment
+    pub fn impairment(&self) -> Impairment {
+        self.shared.impairment()
+    }
+
+    /// Injects something else from now on, without losing or hurrying a packet that is held: those
+    /// keep the time that they were given when they came. Returns what packets got before.
+    ///
+    /// # Errors
+    /// It is as it was then, or has ended.
+    pub fn change(&self, impairment: &Impairment) -> Result<Outcome, InjectError> {
+        self.shared.change(impairment)
+    }
+
+    /// Delays by this from now on, and does all else as before. With `anew` the receipt is of what
+    /// comes from now on, the entry on disk is written, and what packets got before is returned.
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    pub fn set_delay(&self, delay: Duration, anew: bool) -> Result<Option<Outcome>, InjectError> {
+        self.shared.set_delay(delay, anew)
     }
 
     /// Which way packets go.
@@ -344,7 +324,7 @@ impl ActiveImpairment {
     /// The delay as the engine has it, read back where the kernel can be asked.
     #[must_use]
     pub fn delay(&self) -> Duration {
-        self.shared.delay
+        self.shared.now().delay
     }
 
     /// Why packets are held where TCP feels it, if they are: a connection then keeps only about two

@@ -1,6 +1,7 @@
-//! The commands `agent inject add`, `list` and `clear`.
+//! The commands `agent inject add`, `change`, `list` and `clear`.
 
 mod add;
+mod change;
 mod clear;
 mod list;
 mod options;
@@ -27,6 +28,8 @@ pub struct Args {
 enum Verb {
     /// Impairs everything that leaves an interface, until Ctrl-C or `agent inject clear`.
     Add(Box<add::Args>),
+    /// Changes what is injected on an interface into something else, without losing what is held.
+    Change(Box<change::Args>),
     /// Lists what is injected.
     List(list::Args),
     /// Ends what is injected, in every namespace unless --netns or --pid names one, and removes what
@@ -48,6 +51,7 @@ enum Verb {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::Add(args) => add::run(args),
+        Verb::Change(args) => change::run(args),
         Verb::List(args) => list::run(args),
         Verb::Clear(args) => clear::run(args),
         Verb::Guardian { ward } => guardian::guard(ward).map(|()| ExitCode::SUCCESS),

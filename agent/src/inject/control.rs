@@ -1,4 +1,4 @@
-//! The thread beside an impairment: answers `agent inject list` and `clear`, and notices when the
+//! The thread beside an impairment: answers `agent inject list`, `change` and `clear`, and notices when the
 //! interface or its namespace goes, or the engine fails.
 //!
 //! One exchange per connection on a Unix socket that only root can reach: a line of JSON each way.
@@ -13,8 +13,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-use super::active::{End, Shared};
+use super::active::End;
+use super::error::InjectError;
 use super::outcome::Outcome;
+use super::shared::Shared;
+use crate::model::impairment::Impairment;
 use crate::sys::link;
 use crate::sys::netlink::Conn;
 use crate::sys::netns_end::Presence;
@@ -25,13 +28,15 @@ const HEALTH_MS: u16 = 500;
 const PEER_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a peer waits for the answer; a clear takes some milliseconds.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-const MAX_LINE: u64 = 4096;
+/// Tables of distributions are in an impairment, number by number.
+const MAX_LINE: u64 = 1 << 20;
 
 /// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Question {
     Status,
+    Change(Box<Impairment>),
     Clear,
 }
 
@@ -39,7 +44,13 @@ pub(super) enum Question {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
-    Status(Outcome),
+    Status {
+        /// What is in force now.
+        impairment: Box<Impairment>,
+        outcome: Outcome,
+    },
+    /// What was before.
+    Changed(Outcome),
     Cleared(Outcome),
     Failed(String),
 }
@@ -95,15 +106,26 @@ fn serve(shared: &Shared, mut stream: UnixStream) -> io::Result<bool> {
     stream.set_write_timeout(Some(PEER_PATIENCE))?;
     let mut line = String::new();
     BufReader::new((&stream).take(MAX_LINE)).read_line(&mut line)?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(Question::Status) => Answer::Status(shared.outcome()),
-        Ok(Question::Clear) => match shared.finish(Some(End::Cleared)) {
-            Ok(outcome) => Answer::Cleared(outcome),
-            Err(error) => Answer::Failed(error.to_string()),
-        },
+    let question = serde_json::from_str(&line);
+    let ended = matches!(question, Ok(Question::Clear));
+    let answered = |result: Result<Outcome, InjectError>, answer: fn(Outcome) -> Answer| {
+        result.map_or_else(|error| Answer::Failed(error.to_string()), answer)
+    };
+    let answer = match question {
+        Ok(Question::Status) => {
+            let (impairment, outcome) = (Box::new(shared.impairment()), shared.outcome());
+            Answer::Status { impairment, outcome }
+        }
+        Ok(Question::Change(_)) if shared.entry.by.is_session() => {
+            Answer::Failed(InjectError::OfSession(shared.entry.device.clone()).to_string())
+        }
+        Ok(Question::Change(_)) if shared.entry.schedule.is_some() => {
+            Answer::Failed(InjectError::OnSchedule(shared.entry.device.clone()).to_string())
+        }
+        Ok(Question::Change(wanted)) => answered(shared.change(&wanted), Answer::Changed),
+        Ok(Question::Clear) => answered(shared.finish(Some(End::Cleared)), Answer::Cleared),
         Err(error) => Answer::Failed(format!("not understood: {error}")),
     };
-    let ended = matches!(serde_json::from_str(&line), Ok(Question::Clear));
     let written = serde_json::to_vec(&answer).map_err(io::Error::from).and_then(|mut text| {
         text.push(b'\n');
         stream.write_all(&text)

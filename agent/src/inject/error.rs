@@ -219,6 +219,36 @@ pub enum InjectError {
              alone; clear it there"
     )]
     HeldElsewhere(String),
+    /// A netem that was told a table keeps it.
+    #[error(
+        "interface `{device}` cannot be changed to {what}: netem has a distribution table now, and the \
+             kernel has no way to take it back without what is queued; nothing was changed. Clear it \
+             and add it anew, or keep a --distribution"
+    )]
+    Tables {
+        /// Interface.
+        device: String,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// netem begins anew with every change.
+    #[error(
+        "a ramp changes netem all the time, and each change begins {0} anew: it would not do what it \
+             says. Use steps, leave {0} out, or use --engine nfqueue"
+    )]
+    RampForgets(&'static str),
+    /// What a schedule says, or does not say.
+    #[error("interface `{0}` follows a schedule; clear it first, or wait for its end")]
+    OnSchedule(String),
+    /// A report will speak of it.
+    #[error(
+        "interface `{0}` is impaired for a load generator that is paired with `agent serve`, and its \
+             report tells what was asked for there: nothing was changed"
+    )]
+    OfSession(String),
+    /// Its holder could not do what was asked.
+    #[error("{0}")]
+    Refused(String),
     /// Nothing to clear.
     #[error("nothing is injected on interface `{0}`; see `agent inject list`")]
     NothingThere(String),

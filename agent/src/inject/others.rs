@@ -48,7 +48,7 @@ pub fn in_force(netns: &Netns) -> Result<Vec<Other>, InjectError> {
             direction: entry.direction,
             engine: entry.engine,
             words: entry.words(),
-            delay: entry.impairment.delay,
+            delay: entry.impairment_now().delay,
             pid: Some(entry.pid),
         });
     Ok(of_agents.chain(of_nobody).collect())

@@ -9,7 +9,8 @@ use crate::sys::receipt::Got;
 /// What an impairment did to packets and connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// What packets got; None where it could not be measured.
+    /// What packets got that came since the last change; None where it could not be measured. All that
+    /// follows is since the beginning.
     pub receipt: Option<Receipt>,
     /// Packets dropped, or let through undelayed, since the engine's queue was full; with netem also
     /// those that were to be lost.
@@ -25,6 +26,9 @@ pub struct Outcome {
     pub retransmissions: Option<Retransmissions>,
     /// Packets that were held when it was taken away, and were lost with it (netem).
     pub lost: u64,
+    /// Packets that were held when it was changed: they got what was in force when they came, and are
+    /// in neither receipt.
+    pub held_over: u64,
 }
 
 impl Outcome {
@@ -50,6 +54,7 @@ impl From<Account> for Outcome {
             largest_backlog: Some(account.largest_backlog),
             retransmissions: None,
             lost: 0,
+            held_over: 0,
         }
     }
 }

@@ -13,9 +13,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::by::By;
 use super::error::{InjectError, clear_command};
 use crate::model::filter::PacketFilter;
 use crate::model::impairment::{Direction, Engine, Impairment};
+use crate::model::schedule::Schedule;
 use crate::sys::netem::Before;
 use crate::sys::netns::Origin;
 
@@ -50,6 +52,12 @@ pub(super) struct Entry {
     pub(super) netns_inode: u64,
     /// Seconds since 1970.
     pub(super) since: u64,
+    /// Who asked for it.
+    pub(super) by: By,
+    /// How its delay goes with time; `impairment` has the one at the last point that was reached.
+    pub(super) schedule: Option<Schedule>,
+    /// When it ends by itself, in seconds since 1970.
+    pub(super) until: Option<u64>,
     /// How to put the interface back; netem only.
     pub(super) before: Option<Before>,
 }
@@ -60,10 +68,31 @@ impl Entry {
         start_time(self.pid) == Some(self.started)
     }
 
-    /// What is injected, and into which packets if not all.
+    /// What it does now, to about a second where it follows a schedule.
+    pub(super) fn impairment_now(&self) -> Impairment {
+        let mut impairment = self.impairment.clone();
+        if let Some(schedule) = &self.schedule {
+            let since = Duration::from_secs(unix_now().saturating_sub(self.since));
+            impairment.delay = schedule.delay_at(since);
+        }
+        impairment
+    }
+
+    /// What is injected, into which packets if not all, and by which schedule.
     pub(super) fn words(&self) -> String {
-        let Self { impairment, filter, .. } = self;
-        if filter.is_all() { impairment.to_string() } else { format!("{impairment} ({filter})") }
+        self.words_of(&self.impairment_now())
+    }
+
+    /// The same where `now` is known to be in force.
+    pub(super) fn words_of(&self, now: &Impairment) -> String {
+        let mut words = now.to_string();
+        if !self.filter.is_all() {
+            words += &format!(" ({})", self.filter);
+        }
+        if let Some(schedule) = &self.schedule {
+            words += &format!(" (schedule {schedule})");
+        }
+        words
     }
 
     /// The command that ends it.
@@ -246,6 +275,9 @@ mod tests {
             origin: Origin::Current,
             netns_inode: 0,
             since: 0,
+            by: By::this_command(),
+            schedule: Some(Schedule::parse("0s:0ms 30s~100ms").unwrap()),
+            until: Some(1),
             before: None,
         };
         assert!(entry.is_live());

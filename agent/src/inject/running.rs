@@ -6,8 +6,8 @@ use super::active::End;
 use super::error::InjectError;
 use super::outcome::Outcome;
 use super::registry::Entry;
-use crate::model::impairment::Engine;
-use crate::model::netem::Request;
+use crate::model::impairment::{Engine, Impairment};
+use crate::model::netem::{Memory, Request};
 use crate::sys::btf::KernelTypes;
 use crate::sys::guardian::{Guardian, Ward};
 use crate::sys::netem;
@@ -20,9 +20,35 @@ use crate::sys::receipt::{Got, Stays};
 #[derive(Debug)]
 pub(super) enum Running {
     /// The kernel's own, with the process that takes it away should this one be killed.
-    Netem { route: Conn, ward: Ward, guardian: Guardian, stays: Result<Box<Stays>, String> },
+    Netem {
+        route: Conn,
+        ward: Ward,
+        guardian: Guardian,
+        stays: Result<Box<Stays>, String>,
+        memory: Memory,
+    },
     /// Ours.
     Nfqueue(Delay),
+}
+
+/// How far a change goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Anything may be another; receipts begin anew.
+    Whole,
+    /// Only the delay; receipts begin anew.
+    Phase,
+    /// Only the delay, on a ramp; receipts go on.
+    Ramp,
+}
+
+/// Why it is not what it was to be changed into.
+#[derive(Debug)]
+pub(super) enum Unchanged {
+    /// It is what it was.
+    AsBefore(InjectError),
+    /// It may be anything.
+    Unknown(InjectError),
 }
 
 impl Running {
@@ -48,7 +74,8 @@ impl Running {
                 let delay =
                     netem::add(&mut route, entry.index, &request, before, &mut ifb_is_there)
                         .map_err(|error| of_qdisc(error, entry))?;
-                Ok((Self::Netem { route, ward, guardian, stays }, delay))
+                let memory = Memory::default().with(&request);
+                Ok((Self::Netem { route, ward, guardian, stays, memory }, delay))
             }
             _ => {
                 let Request { options, delay_table, .. } = Request::from(&entry.impairment);
@@ -57,6 +84,56 @@ impl Running {
                     .map(|running| (Self::Nfqueue(running), delay))
                     .map_err(|error| of_nfqueue(error, entry))
             }
+        }
+    }
+
+    /// Changes it in place from `old` to `new`, which but for [`Way::Whole`] differ in the delay.
+    /// Returns the delay that it has, and how many packets
+    /// were held; those keep what they got, and are not in the receipts that follow.
+    pub(super) fn change(
+        &mut self,
+        entry: &Entry,
+        old: &Impairment,
+        new: &Impairment,
+        way: Way,
+    ) -> Result<(Duration, u64), Unchanged> {
+        let request = Request::from(new);
+        match self {
+            Self::Netem { route, ward, stays, memory, .. } => {
+                if let Some(what) = memory.spoils(&request) {
+                    let device = entry.device.clone();
+                    return Err(Unchanged::AsBefore(InjectError::Tables { device, what }));
+                }
+                let delay = match netem::change(route, ward.index, &request, &ward.before) {
+                    Ok(delay) => delay,
+                    Err(error) => {
+                        let error = of_qdisc(error, entry);
+                        let old = Request::from(old);
+                        return Err(match netem::change(route, ward.index, &old, &ward.before) {
+                            Ok(_) => Unchanged::AsBefore(error),
+                            Err(_) => Unchanged::Unknown(error),
+                        });
+                    }
+                };
+                *memory = memory.with(&request);
+                if way == Way::Ramp {
+                    return Ok((delay, 0));
+                }
+                let held = netem::held(route, ward.index, &ward.before);
+                if let Ok(watched) = stays
+                    && let Err(error) = watched.start_over()
+                {
+                    *stays = Err(error.to_string());
+                }
+                Ok((delay, held))
+            }
+            Self::Nfqueue(delay) if way != Way::Whole => {
+                Ok((new.delay, delay.set_latency(new.delay, way == Way::Phase)))
+            }
+            Self::Nfqueue(delay) => delay
+                .change(&request.options, request.delay_table.as_deref())
+                .map(|held| (new.delay, held))
+                .map_err(|error| Unchanged::AsBefore(of_nfqueue(error, entry))),
         }
     }
 

@@ -40,6 +40,11 @@ impl HeldTimes {
         Histogram::new_with_bounds(1_000, HIGHEST_NS, 3).map(|histogram| Self { histogram })
     }
 
+    /// Forgets all.
+    pub fn start_over(&mut self) {
+        self.histogram.reset();
+    }
+
     /// Counts one packet.
     pub fn record(&mut self, held_ns: u64) {
         self.histogram.saturating_record(held_ns.max(1));
@@ -96,7 +101,8 @@ struct Verdict {
     first: u32,
     /// One number for all packets, or one for each.
     together: bool,
-    held_ns: Vec<u64>,
+    /// None for those that do not count.
+    held_ns: Vec<Option<u64>>,
 }
 
 /// The kernel answers at once, only the answer is read later: by then this many others may have
@@ -111,9 +117,22 @@ impl Verdicts {
         first
     }
 
-    /// Counts the packets of the verdict `first` as held for these times.
-    pub fn given(&mut self, first: u32, together: bool, held_ns: Vec<u64>, times: &mut HeldTimes) {
-        held_ns.iter().for_each(|held| times.record(*held));
+    /// From now on no packet that was let go before is taken back out of anybody's times.
+    pub fn start_over(&mut self) {
+        let all = self.recent.iter_mut().flat_map(|verdict| &mut verdict.held_ns);
+        all.for_each(|held| *held = None);
+    }
+
+    /// Counts the packets of the verdict `first` as held for these times; None is for one that does
+    /// not count.
+    pub fn given(
+        &mut self,
+        first: u32,
+        together: bool,
+        held_ns: Vec<Option<u64>>,
+        times: &mut HeldTimes,
+    ) {
+        held_ns.iter().flatten().for_each(|held| times.record(*held));
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
@@ -130,7 +149,7 @@ impl Verdicts {
                 (false, at) => vec![*verdict.held_ns.get(at)?],
                 _ => return None,
             };
-            gone.iter().for_each(|held| times.take_back(*held));
+            gone.iter().flatten().for_each(|held| times.take_back(*held));
             Some(gone.len() as u64)
         })
     }
@@ -144,15 +163,30 @@ mod tests {
     fn packets_that_were_gone_are_taken_back() {
         let (mut verdicts, mut times) = (Verdicts::default(), HeldTimes::new().unwrap());
         let all = verdicts.number(3, true);
-        verdicts.given(all, true, vec![5_000, 6_000, 7_000], &mut times);
+        verdicts.given(all, true, [5_000, 6_000, 7_000].map(Some).into(), &mut times);
         let each = verdicts.number(2, false);
-        verdicts.given(each, false, vec![8_000, 9_000_000], &mut times);
+        verdicts.given(each, false, [8_000, 9_000_000].map(Some).into(), &mut times);
         assert_eq!(times.receipt().packets, 5);
         assert_eq!(verdicts.failed(each + 1, &mut times), Some(1));
         assert!(times.receipt().p99_ns < 9_000);
         assert_eq!(verdicts.failed(all, &mut times), Some(3));
         assert_eq!(times.receipt().packets, 1);
         assert_eq!(verdicts.failed(each + 2, &mut times), None);
+    }
+
+    #[test]
+    fn what_does_not_count_is_not_taken_back_either() {
+        let (mut verdicts, mut times) = (Verdicts::default(), HeldTimes::new().unwrap());
+        let old = verdicts.number(1, true);
+        verdicts.given(old, true, vec![Some(5_000)], &mut times);
+        times.start_over();
+        verdicts.start_over();
+        let new = verdicts.number(2, true);
+        verdicts.given(new, true, vec![None, Some(5_000)], &mut times);
+        assert_eq!(verdicts.failed(old, &mut times), Some(1));
+        assert_eq!(times.receipt().packets, 1);
+        assert_eq!(verdicts.failed(new, &mut times), Some(2));
+        assert_eq!(times.receipt().packets, 0);
     }
 
     #[test]

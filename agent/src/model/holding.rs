@@ -9,8 +9,17 @@ use super::scheduler::{Fate, Scheduler};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Packet {
     id: u32,
-    arrival_ns: u64,
+    arrival: Arrival,
     due_ns: u64,
+}
+
+/// When a packet came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Nanoseconds.
+    pub ns: u64,
+    /// How often counting [started over](Holding::start_over) before its time to go was decided.
+    pub changes: u32,
 }
 
 /// What was done with packets so far.
@@ -39,6 +48,7 @@ pub struct Holding {
     last_arrived: u32,
     newest_gone: Option<u32>,
     passing: bool,
+    changes: u32,
     tally: Tally,
 }
 
@@ -50,7 +60,7 @@ pub struct Due {
     /// Whether no packet with a lower number than the last of them stays: one word for all will do.
     pub all_up_to_last: bool,
     /// When each had arrived.
-    pub arrivals: Vec<u64>,
+    pub arrivals: Vec<Arrival>,
 }
 
 /// Whether packet `a` came after `b`; numbers wrap at 2^32.
@@ -71,8 +81,33 @@ impl Holding {
             last_arrived: 0,
             newest_gone: None,
             passing: false,
+            changes: 0,
             tally: Tally::default(),
         }
+    }
+
+    /// Decides by `scheduler` from now on. Those that are held keep the time that they were given, as
+    /// in netem's queue: after a change to less delay, later ones overtake them.
+    pub fn change(&mut self, scheduler: Scheduler) {
+        self.scheduler = scheduler;
+    }
+
+    /// Delays by this from now on, and decides all else as before. Not a [change](Self::changes): a
+    /// ramp has hundreds of them.
+    pub fn set_latency(&mut self, latency_ns: i64) {
+        self.scheduler.set_latency(latency_ns);
+    }
+
+    /// Counts what comes from now on apart from what came before; how many are held.
+    pub fn start_over(&mut self) -> u64 {
+        self.changes += 1;
+        self.len() as u64
+    }
+
+    /// How often counting [started over](Self::start_over).
+    #[must_use]
+    pub fn changes(&self) -> u32 {
+        self.changes
     }
 
     /// Whether packets must come with their lengths.
@@ -91,7 +126,8 @@ impl Holding {
         } else {
             self.scheduler.decide(now_ns, bytes, self.len(), self.last_due())
         };
-        let packet = |due_ns| Packet { id, arrival_ns: now_ns, due_ns };
+        let arrival = Arrival { ns: now_ns, changes: self.changes };
+        let packet = |due_ns| Packet { id, arrival, due_ns };
         match fate {
             Fate::Lost => {
                 self.tally.lost += 1;
@@ -157,7 +193,7 @@ impl Holding {
             let Some(packet) = self.pop() else { break };
             self.leaves(packet.id);
             due.ids.push(packet.id);
-            due.arrivals.push(packet.arrival_ns);
+            due.arrivals.push(packet.arrival);
         }
         (!due.ids.is_empty()).then_some(due)
     }

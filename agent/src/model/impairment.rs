@@ -183,6 +183,29 @@ impl Impairment {
         Ok(impairment)
     }
 
+    /// What of it goes by packets before, so that a netem that is changed all the time never gets to do
+    /// it: the option that asks for it, if any.
+    #[must_use]
+    pub fn remembers(&self) -> Option<&'static str> {
+        let alike =
+            |event: Option<Correlated>| event.is_some_and(|event| !event.correlation.is_never());
+        let random = |loss| match loss {
+            Loss::Random(event) => alike(Some(event)).then_some("--loss-correlation"),
+            Loss::State { .. } => Some("--loss-state"),
+            Loss::Gemodel { .. } => Some("--loss-gemodel"),
+        };
+        self.loss.and_then(random).or_else(|| {
+            [
+                (self.seed.is_some(), "--seed"),
+                (self.slot.is_some(), "--slot"),
+                (alike(self.duplicate), "--duplicate-correlation"),
+                (alike(self.corrupt), "--corrupt-correlation"),
+            ]
+            .into_iter()
+            .find_map(|(does, option)| does.then_some(option))
+        })
+    }
+
     /// Packets held at most.
     #[must_use]
     pub fn limit_packets(&self) -> u32 {

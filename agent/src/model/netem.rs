@@ -118,6 +118,44 @@ impl Request {
     pub fn encode(&self) -> Attrs {
         codec::put_tables(self.options.encode(), self)
     }
+
+    /// The payload of `TCA_OPTIONS` that changes a netem in force into this.
+    #[must_use]
+    pub fn encode_change(&self) -> Attrs {
+        codec::put_tables(self.options.encode_change(), self)
+    }
+}
+
+/// Tables that a netem was ever told: it keeps them until it gets others, and has no word for none
+/// (get_dist_table, net/sched/sch_netem.c).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    delay_table: bool,
+    slot_table: bool,
+}
+
+impl Memory {
+    /// Of a netem that is told this as well.
+    #[must_use]
+    pub fn with(self, request: &Request) -> Self {
+        Self {
+            delay_table: self.delay_table | request.delay_table.is_some(),
+            slot_table: self.slot_table | request.slot_table.is_some(),
+        }
+    }
+
+    /// What of `request` this netem would do by an old table; None if it can be changed into it.
+    #[must_use]
+    pub fn spoils(self, request: &Request) -> Option<&'static str> {
+        let Request { options, delay_table, slot_table } = request;
+        let uniform = options.jitter_ns > 0 && delay_table.is_none();
+        let even = options.slot.is_some() && slot_table.is_none();
+        match self {
+            Self { delay_table: true, .. } if uniform => Some("uniform jitter"),
+            Self { slot_table: true, .. } if even => Some("evenly distributed slots"),
+            _ => None,
+        }
+    }
 }
 
 impl From<&Impairment> for NetemOptions {

@@ -96,6 +96,12 @@ impl Scheduler {
         })
     }
 
+    /// Delays by this from now on; all else goes on as it was, random numbers and bursts of loss
+    /// included.
+    pub fn set_latency(&mut self, latency_ns: i64) {
+        self.latency_ns = latency_ns;
+    }
+
     /// Whether the lengths of packets matter.
     #[must_use]
     pub fn needs_lengths(&self) -> bool {

@@ -8,7 +8,7 @@ use agent_common::wire::{
 
 use super::kernel::{Impair, Kernel, Service};
 use crate::{
-    inject::{self, ActiveImpairment, Direction, End, EngineChoice, Outcome, Scope},
+    inject::{self, ActiveImpairment, By, Direction, End, EngineChoice, Outcome, Scope},
     measure::Probes,
     model::{filter::PacketFilter, impairment::Impairment, permission::Place, plan, text},
     sys::{
@@ -16,6 +16,7 @@ use crate::{
         discover::{self, DiscoverError, Life},
         facts,
         observe::{Observer, Target},
+        peer::Peer,
     },
 };
 
@@ -59,9 +60,9 @@ impl Kernel for Host {
     fn find(
         &mut self,
         request: &TargetRequest,
-        peer: Option<u32>,
+        peer: Peer,
     ) -> Result<Box<dyn Service>, ErrorReply> {
-        let found = discover::find(request.address, peer).map_err(|error| ErrorReply {
+        let found = discover::find(request.address, peer.pid).map_err(|error| ErrorReply {
             code: match error {
                 DiscoverError::Netns(_) | DiscoverError::Look { .. } => ErrorCode::Kernel,
                 _ => ErrorCode::NoTarget,
@@ -73,9 +74,9 @@ impl Kernel for Host {
             port: request.address.port(),
             db_ports: request.db_ports.clone(),
             tgids: found.listening.processes.iter().map(|process| process.pid).collect(),
-            client_tgid: peer,
+            client_tgid: peer.pid,
         };
-        Ok(Box::new(Local { found, target, plan: self.plan.clone() }))
+        Ok(Box::new(Local { found, target, plan: self.plan.clone(), peer }))
     }
 }
 
@@ -84,6 +85,8 @@ struct Local {
     found: discover::Service,
     target: Target,
     plan: Vec<PlanLine>,
+    /// Who asks.
+    peer: Peer,
 }
 
 impl Service for Local {
@@ -134,6 +137,7 @@ impl Service for Local {
             direction: Direction::Egress,
             filter: PacketFilter::default(),
             replace: false,
+            by: By::session(self.peer),
         };
         let active = inject::apply(impairment, &scope, EngineChoice::Auto).map_err(kernel)?;
         Ok(Box::new(active))

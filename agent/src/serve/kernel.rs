@@ -5,7 +5,7 @@ use agent_common::wire::{ErrorReply, Hello, Other, TargetRequest, Targeted};
 use crate::inject::Outcome;
 use crate::measure::Probes;
 use crate::model::{impairment::Impairment, permission::Place};
-use crate::sys::discover::Life;
+use crate::sys::{discover::Life, peer::Peer};
 
 /// The machine. Every error is the sentence that the peer gets.
 pub(super) trait Kernel {
@@ -13,12 +13,9 @@ pub(super) trait Kernel {
     fn now_ns(&self) -> u64;
     /// Who the agent is.
     fn hello(&self) -> Hello;
-    /// Finds a service for the peer with this pid.
-    fn find(
-        &mut self,
-        request: &TargetRequest,
-        peer: Option<u32>,
-    ) -> Result<Box<dyn Service>, ErrorReply>;
+    /// Finds a service for the peer.
+    fn find(&mut self, request: &TargetRequest, peer: Peer)
+    -> Result<Box<dyn Service>, ErrorReply>;
 }
 
 /// A service that was found.

@@ -255,7 +255,7 @@ impl Pair<'_> {
             Action::Find(request) => {
                 self.session.untargeted();
                 self.service = None;
-                let service = self.kernel.find(&request, self.peer.pid)?;
+                let service = self.kernel.find(&request, self.peer)?;
                 let targeted = service.describe();
                 self.session.targeted(targeted.device.clone(), service.place());
                 self.gone = false;

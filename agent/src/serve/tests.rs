@@ -76,9 +76,9 @@ impl Kernel for Fake {
     fn find(
         &mut self,
         request: &TargetRequest,
-        peer: Option<u32>,
+        peer: Peer,
     ) -> Result<Box<dyn Service>, ErrorReply> {
-        assert_eq!(peer, Some(std::process::id()));
+        assert_eq!(peer.pid, Some(std::process::id()));
         if request.address.port() == 9 {
             let message = format!("nobody listens on {}", request.address);
             return Err(ErrorReply { code: ErrorCode::NoTarget, message });

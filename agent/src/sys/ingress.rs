@@ -158,14 +158,20 @@ fn filters(index: i32, parent: u32, info: u32) -> Attrs {
     Attrs::new().raw(&bytes)
 }
 
+/// The ifb that serves interface `index`.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn ifb(route: &mut Conn, index: i32) -> Result<Option<Link>, QdiscError> {
+    Ok(list(route)?.into_iter().find(|link| serves(link) == Some(index)))
+}
+
 /// netem on the ifb that serves interface `index`; None if what arrives is not redirected.
 ///
 /// # Errors
 /// The kernel's refusal.
 pub fn root(route: &mut Conn, index: i32) -> Result<Option<Root>, QdiscError> {
-    let Some(ifb) = list(route)?.into_iter().find(|link| serves(link) == Some(index)) else {
-        return Ok(None);
-    };
+    let Some(ifb) = ifb(route, index)? else { return Ok(None) };
     if clsact(route, index)?.is_none() || count(route, index, FILTERS_IN, true)? == 0 {
         return Ok(None);
     }

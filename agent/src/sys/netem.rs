@@ -76,6 +76,32 @@ pub fn add(
     Ok(delay)
 }
 
+/// Changes netem in every direction, without touching the packets in it.
+///
+/// # Errors
+/// [`QdiscError`]; it may be changed in part then.
+pub fn change(
+    route: &mut Conn,
+    index: i32,
+    request: &Request,
+    before: &Before,
+) -> Result<Duration, QdiscError> {
+    let mut delay = Duration::ZERO;
+    if let Some(before) = &before.egress {
+        delay = qdisc::change(route, index, request, before.own)?;
+    }
+    if let Some(before) = &before.ingress {
+        let ifb = ingress::ifb(route, index)?.ok_or(QdiscError::NoDevice)?;
+        delay = qdisc::change(route, ifb.index, request, before.own)?;
+    }
+    Ok(delay)
+}
+
+/// Packets in netem now, in all directions.
+pub fn held(route: &mut Conn, index: i32, before: &Before) -> u64 {
+    own_roots(route, index, before).iter().map(|root| root.held).sum()
+}
+
 /// Takes away what is ours, in every direction, and puts the interface back as it was.
 ///
 /// # Errors
@@ -92,12 +118,15 @@ pub fn restore(route: &mut Conn, index: i32, before: &Before) -> Result<Restored
 
 /// Packets dropped so far, in all directions.
 pub fn drops(route: &mut Conn, index: i32, before: &Before) -> u64 {
+    own_roots(route, index, before).iter().map(|root| root.drops).sum()
+}
+
+/// Our root qdiscs that are there.
+fn own_roots(route: &mut Conn, index: i32, before: &Before) -> Vec<Root> {
     let own = before.own();
-    let dropped =
-        |root: Option<Root>| root.filter(|root| root.is_own(own)).map_or(0, |root| root.drops);
     let leaving = before.egress.as_ref().and_then(|_| qdisc::root(route, index).ok());
     let arriving = before.ingress.as_ref().and_then(|_| ingress::root(route, index).ok().flatten());
-    dropped(leaving) + dropped(arriving)
+    leaving.into_iter().chain(arriving).filter(|root| root.is_own(own)).collect()
 }
 
 /// Why it is no longer in force, if it is not.

@@ -18,6 +18,7 @@ mod threads;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::time::Duration;
 
 use agent_common::filter::{ARRIVING, LEAVING};
 use nix::errno::Errno;
@@ -211,6 +212,30 @@ impl Delay {
             paths.push(path);
         }
         Ok(Self { paths, weakness })
+    }
+
+    /// Impairs as `options` and `table` say from now on. Packets that are held keep their time. What
+    /// packets got is told of those that come from now on; how many were held, and are in no receipt,
+    /// is returned.
+    ///
+    /// # Errors
+    /// The options are not for this engine: then nothing was changed. Or the kernel refused.
+    pub fn change(
+        &mut self,
+        options: &NetemOptions,
+        table: Option<&[i16]>,
+    ) -> Result<u64, NfqueueError> {
+        let scheduler = || Scheduler::new(options, table, any_seed());
+        let ready: Vec<_> = self.paths.iter().map(|_| scheduler()).collect::<Result<_, _>>()?;
+        let room = options.limit_packets.saturating_add(SLACK);
+        self.paths.iter_mut().zip(ready).map(|(path, ready)| path.change(ready, room)).sum()
+    }
+
+    /// Delays by `latency` from now on, and decides all else as before. With `anew`, what packets got
+    /// is told of those that come from now on; how many were held, and are in no receipt, is returned.
+    pub fn set_latency(&self, latency: Duration, anew: bool) -> u64 {
+        let latency_ns = i64::try_from(latency.as_nanos()).unwrap_or(i64::MAX);
+        self.paths.iter().map(|path| path.set_latency(latency_ns, anew)).sum()
     }
 
     /// Tries whether the kernel has all that is needed, in the calling thread's namespace, on its

@@ -302,6 +302,25 @@ pub fn add(
     read_back
 }
 
+/// Changes our netem on interface `index` in place: packets in it stay, and keep their times. Reads it
+/// back, and returns the delay that the kernel has.
+///
+/// # Errors
+/// [`QdiscError`]; it may be the old one, or a mixture, then.
+pub fn change(
+    route: &mut Conn,
+    index: i32,
+    request: &Request,
+    own: u32,
+) -> Result<Duration, QdiscError> {
+    let content = tcmsg(index, own, TC_H_ROOT)
+        .put_text(TCA_KIND, KIND)
+        .put(TCA_OPTIONS, request.encode_change().as_bytes());
+    // Without flags it is for what is there, and has that handle (tc_modify_qdisc).
+    route.request(RTM_NEWQDISC, 0, &content).map_err(QdiscError::refused("change netem"))?;
+    read_back(route, index, &request.options, own)
+}
+
 fn read_back(
     route: &mut Conn,
     index: i32,

@@ -3,10 +3,11 @@
 
 use agent_common::histogram::{COLUMNS, ROWS};
 use agent_common::receipt::line;
-use aya::maps::{Array, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::{Ebpf, EbpfLoader};
 
 use super::btf::KernelTypes;
+use super::clock;
 use super::netns_cookie;
 use super::observe::ObserveError;
 use super::raw_tracepoint;
@@ -31,6 +32,9 @@ pub struct Stays {
     devices: Array<MapData, u32>,
     rows: PerCpuArray<MapData, [u64; COLUMNS]>,
     longest: PerCpuArray<MapData, u64>,
+    since: Array<MapData, u64>,
+    /// Stays that were counted before the last change.
+    base: Vec<[u64; COLUMNS]>,
     lines: Array<MapData, [u64; line::COUNT]>,
     _programs: Ebpf,
 }
@@ -38,7 +42,7 @@ pub struct Stays {
 /// What packets got so far, in all directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Got {
-    /// How long they stayed.
+    /// How long those stayed that came since the last change.
     pub receipt: Receipt,
     /// Those that left after one that came later.
     pub reordered: u64,
@@ -77,6 +81,8 @@ impl Stays {
             devices: raw_tracepoint::map(&mut programs, "DEVICES")?,
             rows: raw_tracepoint::map(&mut programs, "STAYS")?,
             longest: raw_tracepoint::map(&mut programs, "LONGEST")?,
+            since: raw_tracepoint::map(&mut programs, "SINCE")?,
+            base: vec![[0; COLUMNS]; ROWS],
             lines: raw_tracepoint::map(&mut programs, "LINES")?,
             _programs: programs,
         })
@@ -102,16 +108,37 @@ impl Stays {
         self.devices.set(place, index.cast_unsigned(), 0).map_err(failed("DEVICES"))
     }
 
-    /// What packets got so far.
+    /// Counts the stays of those packets only that are handed over from now on.
     ///
     /// # Errors
-    /// A map cannot be read.
-    pub fn got(&self) -> Result<Got, ObserveError> {
+    /// A map cannot be read or written.
+    pub fn start_over(&mut self) -> Result<(), ObserveError> {
+        self.since.set(0, clock::monotonic_ns(), 0).map_err(failed("SINCE"))?;
+        self.base = self.sums()?;
+        let processors = self.longest.get(&0, 0).map_err(failed("LONGEST"))?.len();
+        let none = PerCpuValues::try_from(vec![0; processors])
+            .map_err(|e| ObserveError::Map { map: "LONGEST", reason: e.to_string() })?;
+        self.longest.set(0, none, 0).map_err(failed("LONGEST"))
+    }
+
+    fn sums(&self) -> Result<Vec<[u64; COLUMNS]>, ObserveError> {
         let mut sums = vec![[0; COLUMNS]; ROWS];
         for (index, sum) in (0..).zip(&mut sums) {
             for row in self.rows.get(&index, 0).map_err(failed("STAYS"))?.iter() {
                 sum.iter_mut().zip(row).for_each(|(sum, cell)| *sum += cell);
             }
+        }
+        Ok(sums)
+    }
+
+    /// What packets got so far.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn got(&self) -> Result<Got, ObserveError> {
+        let mut sums = self.sums()?;
+        for (sum, base) in sums.iter_mut().zip(&self.base) {
+            sum.iter_mut().zip(base).for_each(|(sum, base)| *sum -= base);
         }
         let longest = self.longest.get(&0, 0).map_err(failed("LONGEST"))?;
         let receipt = stays::receipt(&sums, longest.iter().copied().max().unwrap_or(0));

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use agent::inject::{
-    Direction, EngineChoice, Impairment, InjectError, Scope, apply, engines_available,
+    By, Direction, EngineChoice, Impairment, InjectError, Scope, apply, engines_available,
 };
 use agent::model::filter::PacketFilter;
 use agent::model::impairment::Engine;
@@ -119,6 +119,7 @@ fn the_library_tells_what_is_in_force_and_clears_when_dropped() -> Result<()> {
         direction: Direction::Egress,
         filter: PacketFilter::default(),
         replace: false,
+        by: By::this_command(),
     };
     let impairment = Impairment::fixed_delay(Duration::from_millis(20))?;
     let nfqueue = EngineChoice::Nfqueue;

@@ -156,6 +156,21 @@ impl Bench {
         }
     }
 
+    /// As [`Self::wait_until_clean`], where a second is not a promise: in an emulated machine.
+    #[allow(dead_code, reason = "not every file of tests needs it")]
+    pub(crate) fn wait_until_cleared(&self, before: &str) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let state = self.state()?;
+            if state == before && self.processes().is_empty() {
+                return Ok(());
+            }
+            let left = difference(before, &state);
+            ensure!(start.elapsed() < Duration::from_secs(20), "left: {left}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Waits until every entry is of a process that is gone. One that is ending has lost its memory,
     /// environment included, and is still there for a moment.
     pub(crate) fn wait_until_stale(&self) -> Result<()> {

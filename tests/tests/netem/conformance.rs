@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent::inject::impairment_from_args;
 use agent::model::impairment::Impairment;
-use agent::model::netem::{NetemOptions, Request};
+use agent::model::netem::{Memory, NetemOptions, Request};
 use agent::sys::netlink::Conn;
 use agent::sys::{link, qdisc};
 use anyhow::{Context as _, Result, ensure};
@@ -15,7 +15,7 @@ use tests::vm;
 
 use crate::cases::{self, Case, Random};
 use crate::inject::agent_binary;
-use crate::{directions, inject, replaced, retransmissions};
+use crate::{changes, directions, inject, replaced, retransmissions};
 
 /// Interface that everything is put on.
 const DEVICE: &str = "conform0";
@@ -65,12 +65,15 @@ fn conforms() -> Result<()> {
     println!("{} examples of the manual and {count} combinations, seed {seed}", manual.len());
     ensure!(failed.is_empty(), "{} differ (seed {seed}): {failed:#?}", failed.len());
 
+    let all: Vec<&Case> = manual.iter().chain(&generated).collect();
+    bench.changes(&all)?;
     bench.by_command(&generated[0])?;
     bench.seeds()?;
     ensure!(bench.shown()? == untouched, "the interface is not as it was");
     drop(bench);
     directions::check()?;
     retransmissions::check(&inject::Bench::new()?, "netem")?;
+    changes::check()?;
     replaced::check()
 }
 
@@ -134,6 +137,48 @@ impl Bench {
         ensure!(ours_read == asked, "read back: {ours_read:?}\nasked: {asked:?}");
         let theirs_read = theirs_read.seen_through(&asked);
         ensure!(theirs_read == asked, "after tc: {theirs_read:?}\nasked: {asked:?}");
+        Ok(())
+    }
+
+    /// A change to each case, from the one before it and from a plain delay, leaves what adding it
+    /// leaves; and from a plain delay what tc's own change leaves, which keeps what it is not told of.
+    fn changes(&mut self, cases: &[&Case]) -> Result<()> {
+        let plain = impairment_from_args(["--delay", "10ms"])?;
+        let (mut last, mut compared) = (plain.clone(), 0);
+        for case in cases {
+            let wanted = impairment_from_args(&case.ours)?;
+            let request = Request::from(&wanted);
+            let before = qdisc::look(&mut self.route, self.index, qdisc::own_handle(0), false)?;
+            qdisc::add(&mut self.route, self.index, &request, &before)?;
+            let added = self.shown()?;
+            qdisc::restore(&mut self.route, self.index, &before)?;
+            for first in [&plain, &last].map(Request::from) {
+                if Memory::default().with(&first).spoils(&request).is_some() {
+                    continue;
+                }
+                qdisc::add(&mut self.route, self.index, &first, &before)?;
+                let changed = qdisc::change(&mut self.route, self.index, &request, before.own)
+                    .map_err(anyhow::Error::from)
+                    .and_then(|_| self.shown());
+                qdisc::restore(&mut self.route, self.index, &before)?;
+                let changed = changed.with_context(|| format!("{first:?} to {case:?}"))?;
+                ensure!(changed == added, "{first:?} to {case:?}: {changed:?}\nnot {added:?}");
+                compared += 1;
+            }
+            let handle = format!("{:x}:", before.own >> 16);
+            let theirs: Vec<&str> = case.tc.iter().map(String::as_str).collect();
+            for (verb, words) in [("add", &["delay", "10ms"][..]), ("change", &theirs)] {
+                let tc = ["tc", "qdisc", verb, "dev", DEVICE, "root", "handle", &handle, "netem"];
+                run(&[&tc[..], words].concat())?;
+            }
+            let theirs = self.shown();
+            run(&["tc", "qdisc", "del", "dev", DEVICE, "root"])?;
+            let theirs = theirs?;
+            ensure!(theirs == added, "{case:?}: tc's change makes {theirs:?}\nnot {added:?}");
+            last = wanted;
+        }
+        println!("{compared} changes in place");
+        ensure!(compared > cases.len(), "only {compared} changes were possible");
         Ok(())
     }
 

@@ -12,13 +12,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::options::{EXAMPLES, Options};
 use super::packets::Packets;
-use super::{Namespace, outcome_text, say};
-use crate::inject::active::{ActiveImpairment, End, Scope, apply};
+use super::{Namespace, outcome_text, packets, say};
+use crate::inject::active::{ActiveImpairment, Course, End, Scope, apply_for};
+use crate::inject::by::By;
 use crate::inject::engines::require_root;
 use crate::inject::error::{InjectError, clear_command};
 use crate::model::filter::PacketFilter;
-use crate::model::impairment::{Direction, EngineChoice};
+use crate::model::impairment::{Direction, EngineChoice, Impairment};
 use crate::model::proc_net::Connection;
+use crate::model::schedule::Schedule;
 use crate::sys::netns::Netns;
 use crate::sys::{discover, operator, stops};
 
@@ -37,6 +39,10 @@ pub(super) struct Args {
     namespace: Namespace,
     #[command(flatten)]
     options: Options,
+    /// Delays that follow each other: TIME:DELAY for a step, TIME~DELAY for a ramp that gets there at
+    /// TIME. The last one stays.
+    #[arg(long, group = "what", conflicts_with = "delay", value_parser = Schedule::parse)]
+    schedule: Option<Schedule>,
     /// Which packets: those that leave the interface, those that arrive, or both (a round trip then
     /// takes the delay twice).
     #[arg(long, value_enum, default_value_t)]
@@ -66,8 +72,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let impairment = args.options.impairment()?;
     let filter = args.packets.filter()?;
+    let impairment = args.impairment()?;
     require_root()?;
     if !args.hold {
         for warning in impairment.warnings() {
@@ -102,9 +108,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         direction: args.direction,
         filter,
         replace: args.replace,
+        by: By::this_command(),
     };
-    let active = apply(&impairment, &scope, args.engine)?;
+    let course = Course { schedule: args.schedule.clone(), length: args.length };
+    let active = apply_for(&impairment, &scope, args.engine, &course)?;
+    let start = Instant::now();
     describe(&active, &scope);
+    if let Some(schedule) = &args.schedule {
+        say(&format!("and then as the schedule says: {schedule}"));
+    }
     if args.hold {
         match hand_over() {
             Ok(true) => {}
@@ -114,7 +126,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         say(&format!("end it with Ctrl-C or `{}`", args.clear_command()));
     }
-    hold(active, &ending, args.length)
+    hold(active, &ending, start, &course)
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -153,6 +165,14 @@ fn refuse_own_session(
 }
 
 impl Args {
+    /// What is injected; with a schedule at its longest.
+    pub(super) fn impairment(&self) -> Result<Impairment, InjectError> {
+        match &self.schedule {
+            None => self.options.impairment(),
+            Some(schedule) => self.options.scheduled(schedule),
+        }
+    }
+
     fn clear_command(&self) -> String {
         clear_command(&self.dev, &self.namespace.origin())
     }
@@ -195,14 +215,28 @@ fn way(direction: Direction) -> &'static str {
 fn hold(
     active: ActiveImpairment,
     ending: &AtomicBool,
-    length: Option<Duration>,
+    start: Instant,
+    course: &Course,
 ) -> anyhow::Result<ExitCode> {
-    let start = Instant::now();
+    let mut followed = course.schedule.as_ref().map(Followed::new);
     let end = loop {
-        if ending.load(Ordering::SeqCst) || length.is_some_and(|length| start.elapsed() >= length) {
+        let since = start.elapsed();
+        if ending.load(Ordering::SeqCst) || course.length.is_some_and(|length| since >= length) {
             break None;
         }
-        if let Some(end) = active.wait(SIGNAL_LATENCY) {
+        let pause = match &mut followed {
+            None => SIGNAL_LATENCY,
+            Some(followed) => match followed.keep_up(&active, since) {
+                Ok(next) => next.map_or(SIGNAL_LATENCY, |next| next.min(SIGNAL_LATENCY)),
+                // It ended while it was to be changed.
+                Err(_) if active.ended().is_some() => Duration::ZERO,
+                Err(error) => {
+                    active.clear()?;
+                    return Err(error.into());
+                }
+            },
+        };
+        if let Some(end) = active.wait(pause) {
             break Some(end);
         }
     };
@@ -210,6 +244,45 @@ fn hold(
     let by = if end == Some(End::Cleared) { " by another command" } else { "" };
     say(&format!("cleared{by}: {}", outcome_text(&outcome)));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A schedule, and how far it was followed.
+struct Followed<'a> {
+    schedule: &'a Schedule,
+    phase: usize,
+    /// When the delay is to be set next.
+    next: Option<Duration>,
+}
+
+impl<'a> Followed<'a> {
+    /// From its beginning, which is in force.
+    fn new(schedule: &'a Schedule) -> Self {
+        Self { schedule, phase: 0, next: schedule.next_change(Duration::ZERO) }
+    }
+
+    /// Sets the delay if that is due, and says what packets got in a phase that is over. Returns the
+    /// time until the next one is due.
+    fn keep_up(
+        &mut self,
+        active: &ActiveImpairment,
+        since: Duration,
+    ) -> Result<Option<Duration>, InjectError> {
+        if self.next.is_some_and(|next| since >= next) {
+            let phase = self.schedule.phase_at(since);
+            let outcome = active.set_delay(self.schedule.delay_at(since), phase != self.phase)?;
+            if let Some(outcome) = outcome {
+                say(&format!(
+                    "{}: {}; {} held over",
+                    self.schedule.phase_words(self.phase),
+                    outcome_text(&outcome),
+                    packets(outcome.held_over)
+                ));
+            }
+            self.phase = phase;
+            self.next = self.schedule.next_change(since);
+        }
+        Ok(self.next.map(|next| next.saturating_sub(since)))
+    }
 }
 
 /// Starts this program again in the background and waits until the impairment is in force there.

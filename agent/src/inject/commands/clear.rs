@@ -99,9 +99,7 @@ fn end(entry: &Entry) -> Result<String, InjectError> {
         }
         // It ended while it was asked, which is what was wanted.
         _ if !entry.is_live() || gone(entry) => Ok(format!("{place}: ended meanwhile")),
-        Ok(Answer::Status(_)) | Err(_) => {
-            Err(InjectError::Silent { device: entry.device.clone(), pid: entry.pid })
-        }
+        Ok(_) | Err(_) => Err(InjectError::Silent { device: entry.device.clone(), pid: entry.pid }),
     }
 }
 

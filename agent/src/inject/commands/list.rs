@@ -1,15 +1,19 @@
 //! `agent inject list`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use agent_common::duration;
 use serde::Serialize;
 
 use super::{ms, say};
+use crate::inject::by::By;
 use crate::inject::control::{Answer, Question, ask};
 use crate::inject::engines::require_root;
 use crate::inject::registry::{self, Entry};
 use crate::model::filter::PacketFilter;
 use crate::model::impairment::{Direction, Engine, Impairment, Receipt, Retransmissions};
+use crate::model::schedule::Schedule;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -32,9 +36,19 @@ struct Line {
     impairment: Impairment,
     /// What, and of which packets, in words.
     description: String,
+    /// Process that holds it.
     pid: u32,
+    /// Who asked for it.
+    by: By,
     /// Seconds since 1970.
     since: u64,
+    /// How it will end: `at_time`, `with_session` (when the load generator that it is for leaves, or is
+    /// not heard of any more) or `when_cleared`.
+    ends: &'static str,
+    /// When, in seconds since 1970, if that is set.
+    until: Option<u64>,
+    /// How its delay goes with time.
+    schedule: Option<Schedule>,
     /// `in_force`, `silent` (its process lives but does not answer) or `stale` (its process is gone).
     state: &'static str,
     receipt: Option<Receipt>,
@@ -63,12 +77,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn line(entry: &Entry) -> Line {
-    let (state, outcome) = if !entry.is_live() {
-        ("stale", None)
+    // What its holder says is newer than the file.
+    let (state, outcome, impairment) = if !entry.is_live() {
+        ("stale", None, entry.impairment_now())
     } else {
         match ask(&entry.socket(), Question::Status) {
-            Ok(Answer::Status(outcome)) => ("in_force", Some(outcome)),
-            _ => ("silent", None),
+            Ok(Answer::Status { impairment, outcome }) => ("in_force", Some(outcome), *impairment),
+            _ => ("silent", None, entry.impairment_now()),
         }
     };
     let told = outcome.unwrap_or_default();
@@ -78,11 +93,19 @@ fn line(entry: &Entry) -> Line {
         direction: entry.direction,
         filter: entry.filter.clone(),
         engine: entry.engine,
-        delay_ns: u64::try_from(entry.impairment.delay.as_nanos()).unwrap_or(u64::MAX),
-        impairment: entry.impairment.clone(),
-        description: entry.words(),
+        delay_ns: u64::try_from(impairment.delay.as_nanos()).unwrap_or(u64::MAX),
+        description: entry.words_of(&impairment),
+        impairment,
         pid: entry.pid,
+        by: entry.by.clone(),
         since: entry.since,
+        ends: match entry.until {
+            Some(_) => "at_time",
+            None if entry.by.is_session() => "with_session",
+            None => "when_cleared",
+        },
+        until: entry.until,
+        schedule: entry.schedule.clone(),
         state,
         receipt: told.receipt,
         dropped: outcome.map(|_| told.dropped),
@@ -101,6 +124,17 @@ fn way(direction: Direction) -> &'static str {
     }
 }
 
+/// How long it will last.
+fn until(line: &Line) -> String {
+    match line.until {
+        Some(end) => {
+            let left = Duration::from_secs(end.saturating_sub(registry::unix_now()));
+            format!("for {}", duration::format(left))
+        }
+        None => line.ends.replace('_', " "),
+    }
+}
+
 fn table(lines: &[Line]) {
     let header = [
         "DEV",
@@ -108,6 +142,8 @@ fn table(lines: &[Line]) {
         "WAY",
         "ENGINE",
         "PID",
+        "BY",
+        "ENDS",
         "STATE",
         "PACKETS",
         "MEDIAN",
@@ -128,6 +164,8 @@ fn table(lines: &[Line]) {
             way(line.direction).to_owned(),
             line.engine.to_string(),
             line.pid.to_string(),
+            line.by.to_string(),
+            until(line),
             line.state.replace('_', " "),
             or_dash(line.receipt.map(|receipt| receipt.packets.to_string())),
             or_dash(median),

@@ -11,6 +11,7 @@ use crate::model::distribution::{Distribution, MAX_FILE_BYTES, Table};
 use crate::model::impairment::{Impairment, Jitter, Loss, Reorder, Slot, SlotTiming};
 use crate::model::netem::Rate;
 use crate::model::probability::{Correlated, Probability};
+use crate::model::schedule::Schedule;
 
 /// Shown below the options of `agent inject add --help`.
 pub(super) const EXAMPLES: &str = "\
@@ -27,6 +28,7 @@ Examples:
   agent inject add --dev eth0 --delay 100ms --port 80 --port 443 --not-peer 10.0.0.0/8
   agent inject add --dev eth0 --delay 100ms --protocol tcp --peer-port 5432 --direction both
   agent inject add --dev eth0 --loss 1% --peer ::/0 --not-protocol icmp
+  agent inject add --dev eth0 --schedule '0s:0ms 30s:100ms 60s~0ms'
 
 Times take ns, us, ms, s, min or h; percentages take %; rates take bit, kbit, mbit, gbit, or B/s,
 kB/s, MB/s, GB/s, all per second and decimal. What contradicts itself is refused.
@@ -152,6 +154,28 @@ pub(super) struct Options {
 impl Options {
     /// Reads what was given, table files included, and checks that it makes sense.
     pub(super) fn impairment(&self) -> Result<Impairment, InjectError> {
+        let all = self.read()?;
+        all.check()?;
+        Ok(all)
+    }
+
+    /// The same with a schedule instead of a delay: the impairment at its longest.
+    pub(super) fn scheduled(&self, schedule: &Schedule) -> Result<Impairment, InjectError> {
+        let all = Impairment { delay: schedule.longest(), ..self.read()? };
+        if all.jitter.is_some() || all.reorder.is_some() {
+            return Err(InjectError::Unreadable {
+                option: "--schedule",
+                reason:
+                    "jitter and reorder are meant relative to one delay; leave them out, or give \
+                         --delay instead of a schedule"
+                        .to_owned(),
+            });
+        }
+        all.check()?;
+        Ok(all)
+    }
+
+    fn read(&self) -> Result<Impairment, InjectError> {
         let delay = optional("--delay", &self.delay, time)?.unwrap_or_default();
         let mut all = Impairment { delay, ..Impairment::default() };
         if let Some(spread) = optional("--jitter", &self.jitter, time)? {
@@ -189,7 +213,6 @@ impl Options {
         all.slot = self.slot()?;
         all.limit_packets = self.limit;
         all.seed = self.seed;
-        all.check()?;
         Ok(all)
     }
 

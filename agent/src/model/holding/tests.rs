@@ -13,6 +13,27 @@ fn fixed(delay_ns: i64) -> NetemOptions {
     NetemOptions { latency_ns: delay_ns, limit_packets: 1000, ..NetemOptions::default() }
 }
 
+fn arrivals<const N: usize>(ns: [u64; N]) -> Vec<Arrival> {
+    ns.map(|ns| Arrival { ns, changes: 0 }).into()
+}
+
+#[test]
+fn a_change_is_for_those_that_come_after_it() {
+    let mut holding = holding(&fixed(100));
+    assert!(holding.take_in(1, 0, 0) && holding.take_in(2, 10, 0));
+    holding.change(Scheduler::new(&fixed(20), None, 1).unwrap());
+    assert_eq!((holding.start_over(), holding.changes()), (2, 1));
+    assert!(holding.take_in(3, 20, 0));
+    // Overtakes both.
+    let due = holding.take_due(40, 9).unwrap();
+    let after = Arrival { ns: 20, changes: 1 };
+    assert_eq!((due.ids, due.all_up_to_last, due.arrivals), (vec![3], false, vec![after]));
+    assert_eq!(holding.take_due(99, 9), None);
+    let due = holding.take_due(110, 9).unwrap();
+    assert_eq!((due.ids, due.arrivals), (vec![1, 2], arrivals([0, 10])));
+    assert_eq!((holding.tally().reordered, holding.len()), (2, 0));
+}
+
 #[test]
 fn packets_leave_when_due_and_in_order_by_one_word() {
     let mut holding = holding(&fixed(100));
@@ -21,7 +42,7 @@ fn packets_leave_when_due_and_in_order_by_one_word() {
     }
     assert_eq!(holding.next_due(), Some(1_100));
     assert_eq!(holding.take_due(1_099, 9), None);
-    let due = Due { ids: vec![1, 2], all_up_to_last: true, arrivals: vec![1_000, 1_010] };
+    let due = Due { ids: vec![1, 2], all_up_to_last: true, arrivals: arrivals([1_000, 1_010]) };
     assert_eq!(holding.take_due(1_110, 9), Some(due));
     assert_eq!(holding.next_due(), Some(1_300));
     let rest = Due { ids: vec![3], all_up_to_last: true, arrivals: vec![] };
@@ -92,6 +113,11 @@ proptest! {
         let mut next_arrival = 1_000;
         for step in steps {
             now += step;
+            if step % 16 == 0 {
+                // Never to less than the least that is asserted below.
+                let longer = NetemOptions { latency_ns: 150 + step as i64, ..options };
+                holding.change(Scheduler::new(&longer, None, step).unwrap());
+            }
             while let Some(gap) = arrivals.next_if(|gap| next_arrival + gap <= now) {
                 next_arrival += gap;
                 id += 1;
@@ -100,11 +126,11 @@ proptest! {
             }
             while let Some(due) = holding.take_due(now, 3) {
                 for (id, arrival) in due.ids.iter().zip(&due.arrivals) {
-                    let at = held.iter().position(|one| one == &(*id, *arrival));
+                    let at = held.iter().position(|one| one == &(*id, arrival.ns));
                     prop_assert!(at.is_some(), "{} is not held", id);
                     held.remove(at.unwrap());
                     let least = if gap > 0 { 0 } else { 150 - jitter as u64 };
-                    prop_assert!(now >= arrival + least);
+                    prop_assert!(now >= arrival.ns + least);
                 }
                 let last = due.ids[due.ids.len() - 1];
                 if due.all_up_to_last {

@@ -45,6 +45,10 @@ impl fmt::Display for Impairment {
         if let Some(seed) = self.seed {
             parts.push(format!("chosen by seed {seed}"));
         }
+        if parts.is_empty() {
+            // Between the delays of a schedule.
+            parts.push("not delayed".to_owned());
+        }
         f.write_str(&parts.join("; "))
     }
 }

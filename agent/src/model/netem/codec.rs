@@ -103,6 +103,36 @@ impl NetemOptions {
         out
     }
 
+    /// The payload of `TCA_OPTIONS` that changes a netem that is in force into this one. The kernel
+    /// leaves alone what it is not told of (netem_change, net/sched/sch_netem.c), so what is not
+    /// wanted any more is told as zero. Tables cannot be taken back: [`super::Memory`].
+    #[must_use]
+    pub fn encode_change(&self) -> Attrs {
+        let mut out = self.encode();
+        let correlations =
+            [self.delay_correlation, self.loss.correlation, self.duplicate.correlation];
+        if correlations == [Probability(0); 3] {
+            out = out.put(attr::CORR, &u32s(&[0; 3]));
+        }
+        // Where there is a gap, the kernel sets this one by itself.
+        if self.reorder == Correlated::default() && self.reorder_gap == 0 {
+            out = out.put(attr::REORDER, &self.reorder.bytes());
+        }
+        if self.corrupt == Correlated::default() {
+            out = out.put(attr::CORRUPT, &self.corrupt.bytes());
+        }
+        if self.rate.is_none() {
+            out = out.put(attr::RATE, &u32s(&[0; 4]));
+        }
+        if !self.ecn {
+            out = out.put_u32(attr::ECN, 0);
+        }
+        if self.slot.is_none() {
+            out = out.put(attr::SLOT, &Slot::default().bytes());
+        }
+        out
+    }
+
     /// Reads a payload of `TCA_OPTIONS`: one made by [`Self::encode`], or a kernel's dump.
     ///
     /// # Errors

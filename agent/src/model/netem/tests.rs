@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::option;
@@ -11,6 +12,26 @@ use crate::model::nlmsg::{attributes, find};
 
 fn delay_100ms() -> NetemOptions {
     NetemOptions::from(&Impairment::fixed_delay(Duration::from_millis(100)).unwrap())
+}
+
+#[test]
+fn a_table_cannot_be_taken_back() {
+    let jitter = |shape| Jitter {
+        spread: Duration::from_millis(1),
+        correlation: Probability::default(),
+        distribution: shape,
+    };
+    let mut impairment = Impairment::fixed_delay(Duration::from_millis(100)).unwrap();
+    let plain = Request::from(&impairment);
+    impairment.jitter = Some(jitter(Distribution::Normal));
+    let shaped = Request::from(&impairment);
+    impairment.jitter = Some(jitter(Distribution::Uniform));
+    let uniform = Request::from(&impairment);
+    let fresh = Memory::default().with(&plain).with(&uniform);
+    assert_eq!((fresh.spoils(&uniform), fresh.spoils(&shaped)), (None, None));
+    let told = fresh.with(&shaped).with(&plain);
+    assert_eq!((told.spoils(&plain), told.spoils(&shaped)), (None, None));
+    assert_eq!(told.spoils(&uniform), Some("uniform jitter"));
 }
 
 #[test]
@@ -267,6 +288,26 @@ proptest! {
     #[test]
     fn what_is_encoded_decodes(options in options()) {
         prop_assert_eq!(NetemOptions::decode(options.encode().as_bytes()), Ok(options));
+    }
+
+    /// The kernel keeps what it is not told of, but for these: they are reset by every change, and the
+    /// larger of both rates counts.
+    #[test]
+    fn a_change_leaves_nothing_of_what_was(old in options(), new in options()) {
+        let kinds = |bytes: &[u8]| -> BTreeSet<u16> {
+            attributes(&bytes[QOPT_LEN..]).map(|(kind, _)| kind).collect()
+        };
+        let change = new.encode_change();
+        let told = kinds(change.as_bytes());
+        for kind in kinds(old.encode().as_bytes()) {
+            let reset = [attr::LOSS, attr::PRNG_SEED, attr::RATE64].contains(&kind);
+            let by_gap = kind == attr::REORDER && new.reorder_gap > 0;
+            prop_assert!(reset || by_gap || told.contains(&kind), "{} stays", kind);
+        }
+        let mut got = NetemOptions::decode(change.as_bytes()).unwrap().seen_through(&new);
+        // The kernel dumps no slots where there are none.
+        got.slot = got.slot.filter(|slot| new.slot.is_some() || *slot != Slot::default());
+        prop_assert_eq!(got, new);
     }
 
     #[test]

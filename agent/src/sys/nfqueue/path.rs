@@ -15,6 +15,7 @@ use super::{NfqueueError, bind};
 use crate::model::held_times::HeldTimes;
 use crate::model::holding::{Holding, Tally};
 use crate::model::rtlink::Link;
+use crate::model::scheduler::Scheduler;
 use crate::sys::netlink::Refusal;
 use crate::sys::nft::{Place, QueueRules};
 use crate::sys::scope::Picker;
@@ -35,6 +36,10 @@ pub(super) struct Path {
     threads: Threads,
     rules: QueueRules,
     queue: Arc<Queue>,
+    /// Packets that the queue takes.
+    room: u32,
+    /// Whether packets come with their lengths.
+    lengths: bool,
     stats: File,
     /// Largest number of packets let through that was ever seen; it must not shrink.
     passed_over: AtomicU64,
@@ -74,7 +79,8 @@ impl Path {
             let source = std::io::Error::other(reason);
             NfqueueError::Local { action: "load the program that picks packets", source }
         })?;
-        let queue = Arc::new(bind(room, holding.needs_lengths())?);
+        let lengths = holding.needs_lengths();
+        let queue = Arc::new(bind(room, lengths)?);
         let stats = queue::open_stats().map_err(NfqueueError::statistics)?;
         // The queue is served before anything can come.
         let threads = serve(&queue, device, holding)?;
@@ -95,7 +101,7 @@ impl Path {
             }
         };
         let passed_over = AtomicU64::new(0);
-        Ok(Self { bridge: None, threads, rules, queue, stats, passed_over })
+        Ok(Self { bridge: None, threads, rules, queue, room, lengths, stats, passed_over })
     }
 
     /// Leads what leaves `device` and `filter` takes through a bridge and queues it there.
@@ -105,12 +111,34 @@ impl Path {
         room: u32,
         filter: Option<&Filter>,
     ) -> Result<Self, NfqueueError> {
-        let Inside { pair, queue, stats, rules } =
-            Inside::make(device, room, holding.needs_lengths())?;
+        let lengths = holding.needs_lengths();
+        let Inside { pair, queue, stats, rules } = Inside::make(device, room, lengths)?;
         let queue = Arc::new(queue);
         let threads = serve(&queue, device, holding)?;
         let bridge = Some(Bridge::connect(pair, device, filter)?);
-        Ok(Self { bridge, threads, rules, queue, stats, passed_over: AtomicU64::new(0) })
+        let passed_over = AtomicU64::new(0);
+        Ok(Self { bridge, threads, rules, queue, room, lengths, stats, passed_over })
+    }
+
+    /// Decides by `scheduler` from now on, with `room` packets in the queue; how many were held then.
+    pub(super) fn change(&mut self, scheduler: Scheduler, room: u32) -> Result<u64, NfqueueError> {
+        // Not less: while more than that are held, new ones would pass undelayed.
+        let (room, lengths) = (room.max(self.room), self.lengths || scheduler.needs_lengths());
+        if (room, lengths) != (self.room, self.lengths) {
+            self.queue
+                .change(room, lengths)
+                .map_err(NfqueueError::refused("change the netfilter queue"))?;
+            // News that was sent before is read by then; it has no lengths.
+            std::thread::sleep(CONFIRM);
+            (self.room, self.lengths) = (room, lengths);
+        }
+        Ok(self.threads.change(|holding| holding.change(scheduler), true))
+    }
+
+    /// Delays by this from now on; with `anew`, times are of what comes from now on, and how many were
+    /// held is returned.
+    pub(super) fn set_latency(&self, latency_ns: i64, anew: bool) -> u64 {
+        self.threads.change(|holding| holding.set_latency(latency_ns), anew)
     }
 
     pub(super) fn times(&self) -> HeldTimes {

@@ -70,15 +70,15 @@ impl Queue {
         setsockopt(&conn, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         let command = header(number).put(CFG_CMD, &[CMD_BIND, 0, 0, 0]);
         conn.request(MSG_CONFIG, 0, &command)?;
-        let (range, mode) = if lengths { (COPY_BYTES, COPY_PACKET) } else { (0, COPY_META) };
-        let [a, b, c, d] = range.to_be_bytes();
-        let settings = header(number)
-            .put(CFG_PARAMS, &[a, b, c, d, mode])
-            .put_be32(CFG_QUEUE_MAXLEN, len)
-            .put_be32(CFG_MASK, F_FAIL_OPEN | F_GSO)
-            .put_be32(CFG_FLAGS, F_FAIL_OPEN | F_GSO);
-        conn.request(MSG_CONFIG, 0, &settings)?;
+        conn.request(MSG_CONFIG, 0, &settings(number, len, lengths))?;
         Ok(Self { conn, number })
+    }
+
+    /// Gives it another length, and packets that come from now on their lengths or none. The answer
+    /// comes to whoever reads the queue: with number 0, as that to a refusal of packets.
+    pub(super) fn change(&self, len: u32, lengths: bool) -> Result<(), Refusal> {
+        let settings = settings(self.number, len, lengths);
+        self.conn.send(&settings.message(MSG_CONFIG, flag::REQUEST, 0))
     }
 
     /// Its number.
@@ -121,6 +121,16 @@ impl Queue {
         bytes[4..].copy_from_slice(&id.to_be_bytes());
         header(self.number).put(VERDICT_HDR, &bytes).message(kind, flag::REQUEST, sequence)
     }
+}
+
+fn settings(number: u16, len: u32, lengths: bool) -> Attrs {
+    let (range, mode) = if lengths { (COPY_BYTES, COPY_PACKET) } else { (0, COPY_META) };
+    let [a, b, c, d] = range.to_be_bytes();
+    header(number)
+        .put(CFG_PARAMS, &[a, b, c, d, mode])
+        .put_be32(CFG_QUEUE_MAXLEN, len)
+        .put_be32(CFG_MASK, F_FAIL_OPEN | F_GSO)
+        .put_be32(CFG_FLAGS, F_FAIL_OPEN | F_GSO)
 }
 
 fn header(queue: u16) -> Attrs {

@@ -17,7 +17,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::queue::{MSG_PACKET, News, Queue, news};
 use crate::model::held_times::{Gaps, HeldTimes, Verdicts};
-use crate::model::holding::{Due, Holding, Tally};
+use crate::model::holding::{Arrival, Due, Holding, Tally};
 use crate::model::nlmsg::{self, MSG_ERROR};
 use crate::model::packet::wire_bytes;
 use crate::sys::netlink::error_of;
@@ -35,7 +35,7 @@ struct Shared {
     /// Largest packet of the device, for the lengths of segments.
     mtu: u32,
     holding: Mutex<Holding>,
-    times: Mutex<(HeldTimes, Verdicts)>,
+    times: Mutex<Times>,
     /// Something came while nothing was held, or it is time to release or stop.
     wake: EventFd,
     stop_reader: EventFd,
@@ -50,6 +50,15 @@ struct Shared {
     failure: Mutex<Option<String>>,
 }
 
+/// What packets got since the last change.
+#[derive(Debug)]
+struct Times {
+    held: HeldTimes,
+    verdicts: Verdicts,
+    /// How many changes came before. Packets of earlier ones do not count.
+    changes: u32,
+}
+
 /// The threads, running until [`Self::stop`] or drop.
 #[derive(Debug)]
 pub(super) struct Threads {
@@ -59,12 +68,13 @@ pub(super) struct Threads {
 
 impl Threads {
     pub(super) fn start(queue: Arc<Queue>, mtu: u32, holding: Holding) -> io::Result<Self> {
+        let held = HeldTimes::new().map_err(io::Error::other)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let shared = Arc::new(Shared {
             queue,
             mtu,
             holding: Mutex::new(holding),
-            times: Mutex::new((HeldTimes::new().map_err(io::Error::other)?, Verdicts::default())),
+            times: Mutex::new(Times { held, verdicts: Verdicts::default(), changes: 0 }),
             wake: EventFd::from_flags(flags)?,
             stop_reader: EventFd::from_flags(flags)?,
             releasing: AtomicBool::new(false),
@@ -95,9 +105,26 @@ impl Threads {
         Ok(())
     }
 
-    /// How long packets were held. Those let go by [`Self::release`] do not count.
+    /// How long packets were held of which was decided since the last change. Those let go by
+    /// [`Self::release`] do not count.
     pub(super) fn times(&self) -> HeldTimes {
-        lock(&self.shared.times).0.clone()
+        lock(&self.shared.times).held.clone()
+    }
+
+    /// Decides otherwise from now on. What is held stays held as long as it was to be. With `anew`
+    /// the times are of what comes from now on; how many packets are held then.
+    pub(super) fn change(&self, how: impl FnOnce(&mut Holding), anew: bool) -> u64 {
+        let mut holding = lock(&self.shared.holding);
+        how(&mut holding);
+        if !anew {
+            return 0;
+        }
+        let held = holding.start_over();
+        let mut times = lock(&self.shared.times);
+        times.held.start_over();
+        times.verdicts.start_over();
+        times.changes = holding.changes();
+        held
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -232,8 +259,8 @@ fn take_in(
                 None => {}
                 // The kernel had dropped the packets of a verdict.
                 Some(refusal) if refusal.errno == Errno::ENOENT => {
-                    let (times, verdicts) = &mut *lock(&shared.times);
-                    let gone = verdicts.failed(message.sequence, times).unwrap_or(0);
+                    let Times { held, verdicts, .. } = &mut *lock(&shared.times);
+                    let gone = verdicts.failed(message.sequence, held).unwrap_or(0);
                     shared.vanished.fetch_add(gone, Ordering::Relaxed);
                 }
                 Some(refusal) => return Err(format!("let packets go: {refusal}")),
@@ -279,9 +306,9 @@ fn let_go(shared: &Shared) -> Result<(), String> {
 
 /// Lets packets go and counts how long they were held. Those of a release have no `arrivals`, and do
 /// not count.
-fn give(shared: &Shared, ids: &[u32], together: bool, arrivals: &[u64]) -> Result<(), String> {
+fn give(shared: &Shared, ids: &[u32], together: bool, arrivals: &[Arrival]) -> Result<(), String> {
     // Held throughout: the kernel's answer must not be read before the verdict is known.
-    let (times, verdicts) = &mut *lock(&shared.times);
+    let Times { held, verdicts, changes } = &mut *lock(&shared.times);
     let number = verdicts.number(ids.len(), together);
     let accepted = match ids.last() {
         Some(last) if together => shared.queue.accept_up_to(*last, number),
@@ -289,7 +316,8 @@ fn give(shared: &Shared, ids: &[u32], together: bool, arrivals: &[u64]) -> Resul
     };
     accepted.map_err(|e| format!("let packets go: {e}"))?;
     let gone = now_ns()?;
-    let held_ns = arrivals.iter().map(|arrival| gone.saturating_sub(*arrival)).collect();
-    verdicts.given(number, together, held_ns, times);
+    let held_ns =
+        |arrival: &Arrival| (arrival.changes == *changes).then(|| gone.saturating_sub(arrival.ns));
+    verdicts.given(number, together, arrivals.iter().map(held_ns).collect(), held);
     Ok(())
 }

@@ -22,13 +22,18 @@ fn complaint(line: &str) -> String {
 #[test]
 fn the_examples_of_the_help_are_taken() {
     let lines: Vec<&str> = EXAMPLES.lines().filter(|line| line.contains("inject add")).collect();
-    assert_eq!(lines.len(), 12);
+    assert_eq!(lines.len(), 13);
     let command = Args::augment_args(clap::Command::new("add").no_binary_name(true));
     for line in lines {
         let (_, options) = line.split_once("inject add ").unwrap();
-        let given = command.clone().try_get_matches_from(options.split_whitespace());
+        // As a shell does it: what is quoted is one word.
+        let words = options.split('\'').enumerate().flat_map(|(at, part)| match at % 2 {
+            0 => part.split_whitespace().collect(),
+            _ => vec![part],
+        });
+        let given = command.clone().try_get_matches_from(words);
         let given = given.unwrap_or_else(|error| panic!("{line}: {error}"));
-        let impairment = Options::from_arg_matches(&given).unwrap().impairment().unwrap();
+        let impairment = Args::from_arg_matches(&given).unwrap().impairment().unwrap();
         assert!(!impairment.features().is_empty(), "{line}");
         let filter = Packets::from_arg_matches(&given).unwrap().filter().unwrap();
         let asks = ["--port", "peer", "--protocol"].iter().any(|option| line.contains(option));
