@@ -100,6 +100,11 @@ fn collapse() -> Result<()> {
     let achieved = number(cell, "/injection/achieved_ms/p50")?;
     assert!((achieved - 100.0).abs() <= 1.0, "{achieved} ms");
     assert_eq!(number(cell, "/injection/dropped")?, 0.0);
+    let held = number(cell, "/injection/receipt/p50_ms")?;
+    assert!((held - 100.0).abs() <= 1.0, "{held} ms");
+    for count in ["synacks", "timeouts"] {
+        assert_eq!(number(cell, &format!("/injection/retransmissions/{count}"))?, 0.0, "{count}");
+    }
     // The cause.
     assert!(number(cell, "/kernel/worker_time/database")? >= 0.90);
     assert_eq!(cell["explanation"]["verdict"], "workers_held_by_database");
@@ -132,6 +137,55 @@ fn collapse() -> Result<()> {
     assert!(turns.iter().filter(|&&count| count == whole).count() + 2 >= turns.len(), "{turns:?}");
     let reported = number(cell, "/kernel/db_round_trips_per_request")?;
     assert!((reported - whole as f64).abs() < 1e-9, "{reported} reported, {whole} captured");
+    Ok(())
+}
+
+/// A delay that TCP's first timeout does not outlast, and packets that somebody loses: neither is an
+/// experiment with a delay alone.
+#[test]
+fn a_run_in_which_tcps_timers_fired_is_invalid() -> Result<()> {
+    let mut lab = lab("paired-timers")?;
+    lab.start_server(&App::Control { steps: "sleep:5".to_owned() })?;
+    let agent = Agent::start(lab.logs(), &["--allow-dev", "eth0", "--max-delay", "2s"])?;
+    let address = agent.address();
+    let run = |name: &str, delay: &str| {
+        let load = ["--users", "3", "--ramp", "10/s", "--hold", "6s"];
+        paired::run(
+            &lab,
+            "/",
+            name,
+            &[&load[..], &["--delay", delay, "--agent", &address]].concat(),
+        )
+    };
+    let clean = run("clean", "20ms")?;
+    assert_eq!(clean.code, Some(0), "{}", clean.text);
+    assert_eq!(number(clean.cell()?, "/injection/retransmissions/timeouts")?, 0.0);
+
+    let slow = run("slow", "1200ms")?;
+    assert_eq!(slow.code, Some(3), "{}", slow.text);
+    assert!(slow.text.contains("SYN/ACK were sent again"), "{}", slow.text);
+    assert!(number(slow.cell()?, "/injection/retransmissions/synacks")? >= 1.0);
+
+    let lossy = std::thread::scope(|scope| -> Result<_> {
+        let load = scope.spawn(|| run("lossy", "20ms"));
+        std::thread::sleep(Duration::from_secs(3));
+        let nft = |words: &str| {
+            tests::lab::Program::new(paths::system("nft")?)
+                .within(lab.network(), Side::Outside)
+                .identity(tests::lab::user::root())
+                .args(words.split(' '))
+                .run()
+        };
+        nft("add table ip hole")?;
+        nft("add chain ip hole in { type filter hook input priority 0 ; }")?;
+        nft("add rule ip hole in tcp sport 8000 tcp flags & psh == psh drop")?;
+        std::thread::sleep(Duration::from_millis(1500));
+        nft("delete table ip hole")?;
+        load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?
+    })?;
+    assert_eq!(lossy.code, Some(3), "{}", lossy.text);
+    assert!(lossy.text.contains("retransmission timeouts fired"), "{}", lossy.text);
+    assert!(number(lossy.cell()?, "/injection/retransmissions/timeouts")? >= 1.0);
     Ok(())
 }
 

@@ -22,6 +22,10 @@ fn stays_in_a_queueing_discipline_are_those_that_the_receiver_sees() -> Result<(
         .args(["rate", "800kbit", "burst", "1100", "latency", "10s"])
         .status()?;
     ensure!(status.success(), "tc: {status}");
+    // The kernel's own packets of IPv6 go through the discipline as well.
+    bench.inside(Side::Server, || {
+        std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1")
+    })??;
     let receiver =
         bench.inside(Side::Outside, || UdpSocket::bind((bench.network.outside_v4(), 7000)))??;
     receiver.set_read_timeout(Some(Duration::from_secs(5)))?;
