@@ -5,6 +5,7 @@ use std::io;
 use crate::model::container::ContainerError;
 use crate::model::filter::FilterError;
 use crate::model::impairment::{Engine, Feature, ImpairmentError};
+use crate::sys::discover::ServingError;
 use crate::sys::netns::{NetnsError, Origin};
 
 /// Why an impairment could not be put into force, looked at, or cleared.
@@ -27,6 +28,19 @@ pub enum InjectError {
     /// Which packets it is for makes no sense.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// No such server.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+    /// What was asked for does not come by.
+    #[error("{what} go through `{others}`, not `{device}`: give --dev {others}")]
+    OtherInterface {
+        /// Whose packets.
+        what: String,
+        /// What was asked for.
+        device: String,
+        /// The interfaces that they go through.
+        others: String,
+    },
     /// netem takes all packets.
     #[error(
         "engine netem impairs all packets of an interface, not some of them ({0}); leave that out, or use \

@@ -14,6 +14,7 @@ use crate::model::{
 mod inside;
 mod listening;
 mod process;
+mod serving;
 mod wanted;
 
 use inside::Inside;
@@ -21,6 +22,7 @@ pub(super) use process::{Identity, pids};
 
 pub use listening::{Life, Listening};
 pub use process::thread_name;
+pub use serving::{Route, Serving, ServingError, serving};
 pub use wanted::{Wanted, WantedError, wanted};
 
 /// How many other listeners an error names.

@@ -119,6 +119,16 @@ fn scopes_that_contradict_themselves() -> Result<()> {
         }
     }
     let add = "add --dev eth0 --netns NS --delay 1ms";
+    for (what, word) in [
+        ("--service-db 1 --service-clients 1", "cannot be used with"),
+        ("--service-db 1 --peer-port 5432", "cannot be used with"),
+        ("--service-clients 1 --protocol tcp", "cannot be used with"),
+        ("--db-port 5432", "--service-db"),
+    ] {
+        refused(&bench, &format!("{add} {what}"), 2, &[word])?;
+    }
+    refused(&bench, &format!("{add} --service-clients x"), 1, &["--service-clients: `x`"])?;
+    refused(&bench, &format!("{add} --service-db 8000"), 1, &["nobody listens on port 8000"])?;
     refused(&bench, &format!("{add} --protocol sctp"), 2, &["sctp", "tcp, udp, icmp"])?;
     refused(&bench, &format!("{add} --port 80 --engine netem"), 1, &["engine netem", "our port 80"])
 }

@@ -307,3 +307,86 @@ fn the_receipt_counts_what_is_in_scope() -> Result<()> {
     assert_eq!(line["description"], "delayed by 50ms (packets with our port 7001)");
     Ok(())
 }
+
+/// Listens, and asks its database for every request: `python3 -c SERVER PORT DATABASE DATABASE_PORT`.
+const SERVER: &str = "
+import socket, sys
+listener = socket.create_server(('0.0.0.0', int(sys.argv[1])))
+while True:
+    client, _ = listener.accept()
+    with client, socket.create_connection((sys.argv[2], int(sys.argv[3]))) as database:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        database.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while request := client.recv(1):
+            if request == b'q':
+                database.sendall(request)
+                request = database.recv(1)
+            client.sendall(request)
+";
+
+/// The two halves of a delay: a request that asks the database waits where its connection is
+/// impaired, one that does not waits only where the client's is.
+#[test]
+fn a_servers_clients_and_its_database_are_told_apart() -> Result<()> {
+    let place = Place::new()?;
+    let bench = &place.bench;
+    let database = bench.network.outside_v4();
+    let mut server = std::process::Command::new(tests::lab::paths::system("ip")?)
+        .args(["netns", "exec", &bench.server()])
+        .arg(tests::lab::paths::system("python3")?)
+        .args(["-I", "-c", SERVER, "8000", &database.to_string(), "7001"])
+        .spawn()?;
+    let result = told_apart(bench);
+    server.kill()?;
+    server.wait()?;
+    result
+}
+
+fn told_apart(bench: &Bench) -> Result<()> {
+    let to = SocketAddr::from((bench.network.server_v4(), 8000));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut stream = loop {
+        match bench.inside(Side::Outside, || TcpStream::connect(to))? {
+            Ok(stream) => break stream,
+            Err(error) => ensure!(Instant::now() < deadline, "no server: {error}"),
+        }
+    };
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut ask = |what: &[u8; 1]| {
+        fastest(|| {
+            stream.write_all(what)?;
+            Ok(stream.read_exact(&mut [0])?)
+        })
+    };
+    let before = bench.state()?;
+    // So that its connection to the database is there to be seen.
+    assert_eq!([ask(b"q")?, ask(b"n")?].map(delays), [0, 0]);
+    for (options, query, no_query, told) in [
+        ("--service-db 8000 --db-port 7001", 1, 0, "python3) (1 open now, to"),
+        ("--service-clients 8000", 1, 1, "clients of 0.0.0.0:8000 (python3)"),
+        ("--service-db 8000", 0, 0, "(none is open now)"),
+        ("--service-db 8000 --db-port 7001 --not-peer ::/0 --direction both", 2, 0, "(1 open now"),
+        ("--service-clients 8000 --not-peer 0.0.0.0/0", 0, 0, "clients of"),
+        ("--not-port 1", 2, 1, "all packets but"),
+    ] {
+        let agent = bench.add(&format!("{ADD} --dev eth0 {options}"))?;
+        let times = [ask(b"q")?, ask(b"n")?];
+        println!("{options}: {times:?}\n{}", agent.told);
+        assert_eq!(times.map(delays), [query, no_query], "{options}: {times:?}");
+        ensure!(agent.told.contains(told), "{options}: {}", agent.told);
+    }
+    for (options, words) in [
+        ("--dev lo --service-db 8000 --db-port 7001", "go through `eth0`, not `lo`"),
+        ("--dev eth0 --service-clients 7999", "nobody listens on port 7999"),
+        ("--dev eth0 --service-db 7999", "0.0.0.0:8000 (python3)"),
+    ] {
+        bench.wait_until_clean(&before)?;
+        let output = bench.run(&format!("add {ADD} {options}"))?;
+        let complaint = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(1), "{options}: {complaint}");
+        ensure!(complaint.contains(words), "{options}: {complaint}");
+        assert_eq!(difference(&before, &bench.state()?), "", "{options}");
+    }
+    Ok(())
+}

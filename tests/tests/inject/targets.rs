@@ -116,8 +116,12 @@ fn the_session_that_add_is_typed_in_is_left_alone() -> Result<()> {
     for word in ["`eth0` carries the SSH session", &to.ip().to_string(), "--force"] {
         ensure!(complaint.contains(word), "{complaint}");
     }
-    // Another interface, or the operator's wish.
-    for arguments in ["--dev lo --for 200ms", "--dev eth0 --for 200ms --force"] {
+    let port = to.port();
+    let within = over_ssh(&format!("--dev eth0 --for 200ms --peer-port {port} --protocol tcp"))?;
+    ensure!(within.status.code() == Some(1), "{within:?}");
+    // Another interface, the operator's wish, or packets that are not the session's.
+    let without = format!("--dev eth0 --for 200ms --not-peer-port {port}");
+    for arguments in ["--dev lo --for 200ms", "--dev eth0 --for 200ms --force", &without] {
         let start = Instant::now();
         let allowed = over_ssh(arguments)?;
         ensure!(allowed.status.success(), "{arguments}: {allowed:?}");

@@ -102,6 +102,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.force {
         refuse_own_session(&netns, &args.dev, &filter, args.direction)?;
     }
+    let server = args.packets.see_server(&filter, &netns, &args.dev)?;
     let scope = Scope {
         netns,
         device: args.dev.clone(),
@@ -114,6 +115,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let active = apply_for(&impairment, &scope, args.engine, &course)?;
     let start = Instant::now();
     describe(&active, &scope);
+    if let Some(server) = server {
+        say(&server);
+    }
     if let Some(schedule) = &args.schedule {
         say(&format!("and then as the schedule says: {schedule}"));
     }

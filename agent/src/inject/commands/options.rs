@@ -29,6 +29,8 @@ Examples:
   agent inject add --dev eth0 --delay 100ms --protocol tcp --peer-port 5432 --direction both
   agent inject add --dev eth0 --loss 1% --peer ::/0 --not-protocol icmp
   agent inject add --dev eth0 --schedule '0s:0ms 30s:100ms 60s~0ms'
+  agent inject add --dev eth0 --delay 100ms --service-db 8000
+  agent inject add --dev eth0 --delay 100ms --service-clients 8000
 
 Times take ns, us, ms, s, min or h; percentages take %; rates take bit, kbit, mbit, gbit, or B/s,
 kB/s, MB/s, GB/s, all per second and decimal. What contradicts itself is refused.

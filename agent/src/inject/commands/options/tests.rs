@@ -22,7 +22,7 @@ fn complaint(line: &str) -> String {
 #[test]
 fn the_examples_of_the_help_are_taken() {
     let lines: Vec<&str> = EXAMPLES.lines().filter(|line| line.contains("inject add")).collect();
-    assert_eq!(lines.len(), 13);
+    assert_eq!(lines.len(), 15);
     let command = Args::augment_args(clap::Command::new("add").no_binary_name(true));
     for line in lines {
         let (_, options) = line.split_once("inject add ").unwrap();
@@ -36,7 +36,9 @@ fn the_examples_of_the_help_are_taken() {
         let impairment = Args::from_arg_matches(&given).unwrap().impairment().unwrap();
         assert!(!impairment.features().is_empty(), "{line}");
         let filter = Packets::from_arg_matches(&given).unwrap().filter().unwrap();
-        let asks = ["--port", "peer", "--protocol"].iter().any(|option| line.contains(option));
+        let asks = ["--port", "peer", "--protocol", "--service"]
+            .iter()
+            .any(|option| line.contains(option));
         assert_eq!(filter.is_all(), !asks, "{line}");
     }
 }
