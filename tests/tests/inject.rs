@@ -17,6 +17,8 @@ mod listed;
 mod options;
 #[path = "inject/receipt.rs"]
 mod receipt;
+#[path = "inject/recovered.rs"]
+mod recovered;
 #[path = "inject/refusals.rs"]
 mod refusals;
 #[path = "inject/retransmissions.rs"]

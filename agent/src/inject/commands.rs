@@ -1,4 +1,4 @@
-//! The commands `agent inject add`, `change`, `list` and `clear`.
+//! The commands `agent inject add`, `change`, `list`, `clear` and `recover`.
 
 mod add;
 mod change;
@@ -6,6 +6,7 @@ mod clear;
 mod list;
 mod options;
 mod packets;
+mod recover;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,9 @@ enum Verb {
     /// Ends what is injected, in every namespace unless --netns or --pid names one, and removes what
     /// a killed agent left.
     Clear(clear::Args),
+    /// Removes what agents left that were killed together with their guardians. Ends well also where
+    /// nothing is left, and leaves alone what a living agent holds.
+    Recover,
     /// The process that takes a qdisc away when its agent is gone.
     #[command(hide = true)]
     Guardian {
@@ -54,6 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Verb::Change(args) => change::run(args),
         Verb::List(args) => list::run(args),
         Verb::Clear(args) => clear::run(args),
+        Verb::Recover => recover::run(),
         Verb::Guardian { ward } => guardian::guard(ward).map(|()| ExitCode::SUCCESS),
     }
 }

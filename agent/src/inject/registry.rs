@@ -239,6 +239,21 @@ pub(super) fn read() -> Result<(Vec<Entry>, Vec<PathBuf>), InjectError> {
     Ok((entries, damaged))
 }
 
+/// Files that no entry of a living process answers for: those that cannot be read, and what is left
+/// of others. Call it with the registry locked, when stale entries are gone.
+pub(super) fn litter() -> Result<Vec<PathBuf>, InjectError> {
+    let (entries, damaged) = read()?;
+    let directory = Path::new(DIRECTORY);
+    let is_litter = |path: &PathBuf| {
+        let stem = path.file_stem().unwrap_or_default();
+        let ending = path.extension().unwrap_or_default();
+        (ending == "sock" || ending == "partial") && entries.iter().all(|entry| stem != &*entry.id)
+    };
+    let files = fs::read_dir(directory).map_err(failed("read", directory))?;
+    let left = files.flatten().map(|file| file.path()).filter(is_litter);
+    Ok(damaged.into_iter().chain(left).collect())
+}
+
 fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> InjectError {
     let path = path.display().to_string();
     move |source| InjectError::Registry { action, path: path.clone(), source }

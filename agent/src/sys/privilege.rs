@@ -78,6 +78,18 @@ fn needed(socket: &Path) -> CapsHashSet {
 mod tests {
     use super::*;
 
+    /// Nothing is missing there, and nothing too much.
+    #[test]
+    fn the_systemd_unit_bounds_it_to_what_it_keeps_and_what_it_starts_with() {
+        let unit = include_str!("../../systemd/dwell.service");
+        let line = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+        let given: CapsHashSet =
+            line.unwrap().split(' ').map(|name| name.parse().unwrap()).collect();
+        let at_first = [Capability::CAP_SETPCAP, Capability::CAP_CHOWN];
+        assert_eq!(given, KEPT.into_iter().chain(at_first).collect());
+        assert!(unit.contains("\nExecStopPost=/usr/local/bin/agent inject recover\n"));
+    }
+
     #[test]
     fn a_socket_in_a_users_directory_can_still_be_removed() {
         assert!(!needed(Path::new("/run/dwell.sock")).contains(&Capability::CAP_DAC_OVERRIDE));

@@ -52,8 +52,11 @@ pub(crate) fn all_come(
         let took = *came - sent[*number as usize];
         ensure!(*number >= DATAGRAMS || took >= old, "{number} came after {took:?}");
     }
-    let numbers: Vec<u32> = order.iter().map(|(number, _)| *number).collect();
-    let expected: Vec<u32> = (DATAGRAMS..2 * DATAGRAMS).chain(0..DATAGRAMS).collect();
-    ensure!(numbers == expected, "the order: {numbers:?}");
+    // Several processors may swap neighbours on their way, in any kernel.
+    let mut numbers: Vec<u32> = order.iter().map(|(number, _)| *number).collect();
+    let early = numbers.iter().take(DATAGRAMS as usize).filter(|number| **number < DATAGRAMS);
+    ensure!(early.count() == 0, "some of before were hurried: {numbers:?}");
+    numbers.sort_unstable();
+    ensure!(numbers == (0..2 * DATAGRAMS).collect::<Vec<_>>(), "not each once: {numbers:?}");
     Ok(())
 }

@@ -71,7 +71,13 @@ fn killed_in_force(bench: &Bench, before: &str) -> Result<()> {
     ensure!(cleared, "the guardian left: {}", difference(before, &bench.state()?));
     drop(agent);
 
-    for forget in [false, true] {
+    let ways = [
+        (false, "clear --netns NS"),
+        (true, "clear --netns NS"),
+        (false, "recover"),
+        (true, "recover"),
+    ];
+    for (forget, how) in ways {
         let agent = bench.add(&format!("{ADD} --direction ingress"))?;
         // The guardian first, or it would do its work.
         let mut processes = bench.processes();
@@ -87,8 +93,9 @@ fn killed_in_force(bench: &Bench, before: &str) -> Result<()> {
                 std::fs::remove_file(file?.path())?;
             }
         }
-        println!("{}", bench.succeed("clear --netns NS")?);
-        assert_eq!(difference(before, &bench.state()?), "", "forgotten: {forget}");
+        println!("{}", bench.succeed(how)?);
+        assert_eq!(difference(before, &bench.state()?), "", "forgotten: {forget}, {how}");
+        assert_eq!(bench.succeed("recover")?, "nothing was left\n");
     }
     Ok(())
 }

@@ -1,0 +1,51 @@
+//! `agent inject recover`.
+
+use std::process::ExitCode;
+
+use super::say;
+use crate::inject::engines::require_root;
+use crate::inject::recover;
+use crate::inject::registry;
+
+/// Does again what an agent or its guardian would have done, and nothing where both did it.
+pub(super) fn run() -> anyhow::Result<ExitCode> {
+    require_root()?;
+    registry::prepare()?;
+    let _lock = registry::lock()?;
+    let mut done = 0;
+    // The rest is done in spite of one that fails.
+    let stale = recover::stale(|_| true);
+    for entry in stale.iter().flatten() {
+        say(&format!(
+            "{} in network namespace {}: cleaned up behind process {}, which is gone",
+            entry.device, entry.netns, entry.pid
+        ));
+        done += 1;
+    }
+    for orphan in recover::orphans(|_, _| true)? {
+        if orphan.guarded {
+            say(&format!("{}: an agent that lives holds it; left alone", orphan.place));
+            continue;
+        }
+        say(&format!(
+            "{}: removed a qdisc that no agent answers for; the interface's transmit queue takes {} \
+             packets, and whether it did before is not known",
+            orphan.place, orphan.tx_queue_len
+        ));
+        done += 1;
+    }
+    for path in registry::litter()? {
+        match std::fs::remove_file(&path) {
+            // It ended just now.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other?,
+        }
+        say(&format!("removed {}, which is of no use any more", path.display()));
+        done += 1;
+    }
+    stale?;
+    if done == 0 {
+        say("nothing was left");
+    }
+    Ok(ExitCode::SUCCESS)
+}
