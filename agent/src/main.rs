@@ -2,11 +2,22 @@
 
 use std::process::ExitCode;
 
-use agent::{doctor, inject, observe, serve};
+use agent::inject::InjectError;
+use agent::{doctor, inject, model::text, observe, serve};
 use clap::{Parser, Subcommand};
 
+/// What clap ends with where the command line makes no sense.
+const USAGE: u8 = 2;
+
 #[derive(Debug, Parser)]
-#[command(name = "agent", version, about, arg_required_else_help = true)]
+#[command(
+    name = "agent",
+    version,
+    about,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done; 1 failed, or for `doctor`: this machine cannot do the main job; \
+                  2 the command line makes no sense."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -28,7 +39,10 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", text::with_causes(error.as_ref()));
+        if error.downcast_ref().is_some_and(InjectError::is_usage) {
+            return ExitCode::from(USAGE);
+        }
         ExitCode::FAILURE
     })
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use agent_common::duration;
 use anyhow::{Context as _, bail};
+use nix::unistd::User;
 
 use crate::inject;
 use crate::model::{
     impairment,
-    permission::{Device, Policy},
+    permission::{Device, HOST, Policy},
 };
-use crate::sys::{privilege, stops};
+use crate::sys::{link, netns::Netns, privilege, stops};
 
 mod host;
 mod inbox;
@@ -45,8 +46,8 @@ pub struct Args {
     /// The kernel's word on who connects is checked every time.
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
-    /// User that may connect besides root; may be given several times
-    #[arg(long, value_name = "UID")]
+    /// User that may connect besides root, by number or name; may be given several times
+    #[arg(long, value_name = "USER", value_parser = user)]
     allow_uid: Vec<u32>,
     /// Port that may be measured; may be given several times [default: any]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -64,6 +65,19 @@ pub struct Args {
         requires = "allow_dev"
     )]
     max_delay: Duration,
+}
+
+fn user(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    match User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err(format!(
+            "no user is called `{text}`; give a name that `getent passwd` knows, or a number"
+        )),
+        Err(errno) => Err(format!("cannot look up user `{text}`: {errno}; give the number")),
+    }
 }
 
 fn device(text: &str) -> Result<Device, String> {
@@ -104,10 +118,31 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // While this is the only thread: the others inherit what is left.
     privilege::keep_what_sessions_need(&args.socket)
         .context("cannot give up the capabilities that are not needed")?;
+    for device in args.allow_dev.iter().filter(|device| !exists(device)) {
+        eprintln!(
+            "agent: warning: there is no interface {device} now; --allow-dev {device} allows nothing \
+             until there is (see `ip netns list` and `ip link`)"
+        );
+    }
     eprintln!("agent: listening on {}; {}", args.socket.display(), allowed(args));
     listen::until_signal(&socket.listener, &policy, &mut kernel)
         .context("the pairing socket failed")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the interface is there now; a bare name may be of any namespace.
+fn exists(device: &Device) -> bool {
+    let netns = match device.netns.as_deref() {
+        None => return true,
+        Some(HOST) => Netns::current(),
+        Some(name) => Netns::named(name),
+    };
+    let has = || {
+        let links = link::list(&mut link::open().ok()?).ok()?;
+        Some(links.iter().any(|link| link.name == device.name))
+    };
+    // What cannot be asked is not complained about.
+    netns.is_ok_and(|netns| !matches!(netns.run(has), Ok(Some(false))))
 }
 
 /// What a peer may do, in words.

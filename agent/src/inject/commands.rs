@@ -33,8 +33,8 @@ enum Verb {
     Change(Box<change::Args>),
     /// Lists what is injected.
     List(list::Args),
-    /// Ends what is injected, in every namespace unless --netns or --pid names one, and removes what
-    /// a killed agent left.
+    /// Ends what is injected, in every namespace unless --netns, --pid or --container names one, and
+    /// removes what a killed agent left.
     Clear(clear::Args),
     /// Removes what agents left that were killed together with their guardians. Ends well also where
     /// nothing is left, and leaves alone what a living agent holds.

@@ -14,6 +14,9 @@ pub enum InjectError {
     /// Not root.
     #[error("injecting needs root: run it with sudo")]
     NotRoot,
+    /// No option that does anything.
+    #[error("nothing to inject: {0}")]
+    NothingAsked(&'static str),
     /// What was given for an option cannot be read.
     #[error("{option}: {reason}")]
     Unreadable {
@@ -290,6 +293,15 @@ pub enum InjectError {
 }
 
 impl InjectError {
+    /// Whether the command line is at fault, whatever the machine.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::NothingAsked(_) | Self::Unreadable { .. } | Self::Impairment(_) | Self::BadPid(_)
+        )
+    }
+
     /// Whether the interface went, and all that was on it.
     pub(super) fn is_end_of_place(&self) -> bool {
         matches!(self, Self::DeviceVanished(_) | Self::NamespaceGone { .. })

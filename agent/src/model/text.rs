@@ -44,6 +44,21 @@ const fn is_harmless(character: char) -> bool {
         | '\u{e0000}'..='\u{e007f}')
 }
 
+/// An error with its causes, each told once: some errors repeat their cause themselves.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !message.contains(&cause_text) {
+            message = format!("{message}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    message
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +87,18 @@ mod tests {
         }
         let long = for_message("é".repeat(MAX_TEXT));
         assert!(long.len() <= MAX_TEXT && long.ends_with('…'));
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot open x: {0}")]
+        struct Open(#[source] std::io::Error);
+        #[derive(Debug, thiserror::Error)]
+        #[error("no table")]
+        struct Table(#[source] Open);
+        let error = || Open(std::io::Error::other("no such file"));
+        assert_eq!(with_causes(&error()), "cannot open x: no such file");
+        assert_eq!(with_causes(&Table(error())), "no table: cannot open x: no such file");
     }
 }

@@ -194,7 +194,9 @@ impl Impair for ActiveImpairment {
         Some(match self.ended()? {
             End::Cleared => "somebody cleared it with `agent inject clear`".to_owned(),
             End::DeviceVanished => "its interface is gone".to_owned(),
-            End::NamespaceGone => "its network namespace is gone".to_owned(),
+            End::NamespaceGone => {
+                "its network namespace is gone, or nobody is in it any more".to_owned()
+            }
             End::Failed(reason) => reason,
         })
     }
@@ -209,16 +211,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 /// The kernel's refusal, causes included.
+#[allow(clippy::needless_pass_by_value, reason = "made for map_err")]
 pub(super) fn kernel(error: impl std::error::Error) -> ErrorReply {
-    let mut message = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // Transparent errors repeat themselves.
-        if !message.contains(&cause_text) {
-            message = format!("{message}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    ErrorReply { code: ErrorCode::Kernel, message }
+    ErrorReply { code: ErrorCode::Kernel, message: text::with_causes(&error) }
 }

@@ -206,7 +206,10 @@ fn namespaces() -> Vec<Namespace> {
         // The first process that is still there speaks for all.
         found.extend(pids.iter().find_map(|&pid| {
             let listeners = listeners(&format!("/proc/{pid}/net"))?;
-            Some(Namespace { netns: Netns::of_pid(pid).ok()?, listeners })
+            let netns = Netns::of_pid(pid).ok()?;
+            // By its name, if it has one: that outlives the process.
+            let netns = Netns::with_name(netns.inode()).unwrap_or(netns);
+            Some(Namespace { netns, listeners })
         }));
     }
     for netns in Netns::names().iter().filter_map(|name| Netns::named(name).ok()) {

@@ -96,7 +96,21 @@ impl Netns {
     /// # Errors
     /// `/proc` is not readable.
     pub fn current() -> Result<Self, NetnsError> {
-        Self::open("/proc/thread-self/ns/net", Origin::Current)
+        let mut current = Self::open("/proc/thread-self/ns/net", Origin::Current)?;
+        // For people who read the list in another namespace.
+        if Self::of_pid(1).is_ok_and(|first| first.inode == current.inode) {
+            "of the host".clone_into(&mut current.label);
+        } else if let Some(named) = Self::with_name(current.inode) {
+            current.label = named.label;
+        }
+        Ok(current)
+    }
+
+    /// The one that `ip netns` lists with this inode number, by its first name.
+    #[must_use]
+    pub fn with_name(inode: u64) -> Option<Self> {
+        let named = Self::names().into_iter().filter_map(|name| Self::named(&name).ok());
+        named.into_iter().find(|named| named.inode == inode)
     }
 
     /// The one that `ip netns add NAME` made.
@@ -155,7 +169,7 @@ impl Netns {
         &self.origin
     }
 
-    /// The same in words: `current`, a name, or `of process N`.
+    /// The same in words: a name, `of the host`, `of process N`, or `current` for one that is neither.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label

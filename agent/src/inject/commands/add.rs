@@ -41,7 +41,7 @@ pub(super) struct Args {
     options: Options,
     /// Delays that follow each other: TIME:DELAY for a step, TIME~DELAY for a ramp that gets there at
     /// TIME. The last one stays.
-    #[arg(long, group = "what", conflicts_with = "delay", value_parser = Schedule::parse)]
+    #[arg(long, conflicts_with = "delay", value_parser = Schedule::parse)]
     schedule: Option<Schedule>,
     /// Which packets: those that leave the interface, those that arrive, or both (a round trip then
     /// takes the delay twice).
@@ -81,6 +81,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     if args.detach {
+        // What cannot be meant is told by this process, not by way of the other.
+        args.namespace.given()?;
         return detach(args);
     }
     stops::block().context("cannot prepare for Ctrl-Z")?;

@@ -10,6 +10,10 @@ use crate::inject::recover;
 use crate::inject::registry::{self, Entry};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    sudo agent inject clear\n  \
+    sudo agent inject clear --dev eth0 --netns shop\n  \
+    sudo agent inject clear --container 4f3a1b6a")]
 pub(super) struct Args {
     /// Only what is injected on this interface.
     #[arg(long, value_name = "DEV")]

@@ -16,6 +16,9 @@ use crate::model::impairment::{Direction, Engine, Impairment, Receipt, Retransmi
 use crate::model::schedule::Schedule;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    sudo agent inject list\n  \
+    sudo agent inject list --json | jq '.[].receipt'")]
 pub(super) struct Args {
     /// Print JSON.
     #[arg(long)]

@@ -40,22 +40,8 @@ of its values: the first example with ports delays those of port 80 or 443. Any 
 On lo, where every packet leaves and arrives, either end may be ours. ARP, neighbour discovery and packets
 of VLAN devices are in no such scope.";
 
-/// Options of which one is needed: the others only say how.
-const EFFECTS: [&str; 9] = [
-    "delay",
-    "loss",
-    "loss_state",
-    "loss_gemodel",
-    "duplicate",
-    "corrupt",
-    "rate",
-    "slot",
-    "slot_distribution",
-];
-
 #[derive(Debug, clap::Args)]
 #[group(skip)]
-#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(EFFECTS))]
 pub(super) struct Options {
     /// Time added to each packet, such as 100ms, 1.5s or 250us; at most 60s.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
@@ -154,8 +140,20 @@ pub(super) struct Options {
 }
 
 impl Options {
+    /// Whether anything was given that acts by itself: the other options only say how.
+    fn has_effect(&self) -> bool {
+        let times = [&self.delay, &self.loss, &self.duplicate, &self.corrupt, &self.rate];
+        let lists = [&self.loss_state, &self.loss_gemodel, &self.slot, &self.slot_distribution];
+        times.iter().any(|given| given.is_some()) || lists.iter().any(|given| given.is_some())
+    }
+
     /// Reads what was given, table files included, and checks that it makes sense.
     pub(super) fn impairment(&self) -> Result<Impairment, InjectError> {
+        if !self.has_effect() {
+            let effects = "give --delay, --loss, --loss-state, --loss-gemodel, --duplicate, --corrupt, \
+                           --rate, --slot, --slot-distribution or --schedule";
+            return Err(InjectError::NothingAsked(effects));
+        }
         let all = self.read()?;
         all.check()?;
         Ok(all)
