@@ -77,6 +77,13 @@ pub fn redirect_back(ctx: TcContext) -> i32 {
     unsafe { bpf_redirect(constant(&raw const DEVICE), 0) as i32 }
 }
 
+/// For a filter of traffic control: -1 is a match, 0 is none. `cls_bpf_classify`,
+/// net/sched/cls_bpf.c.
+#[classifier]
+pub fn picked(ctx: TcContext) -> i32 {
+    if scope::takes(ctx.skb.skb, At::Tc) { -1 } else { 0 }
+}
+
 /// For the rule that queues packets: those it returns other than 0 for. `bpf_mt_v1`,
 /// net/netfilter/xt_bpf.c.
 #[socket_filter]

@@ -114,7 +114,7 @@ pub fn apply_for(
     let _lock = registry::lock()?;
     recover::stale(|_| true)?;
     let link = scope.netns.run(|| find(scope))??;
-    let (engine, why) = choose(choice, &impairment, scope)?;
+    let (engine, why) = choose(choice, &impairment, scope.direction)?;
     if let Some(schedule) = &course.schedule {
         impairment.delay = schedule.delay_at(Duration::ZERO);
         match impairment.remembers() {
@@ -204,8 +204,10 @@ fn start(
     let events = Conn::open_link_events().map_err(kernel("listen for news of interfaces"))?;
     match entry.engine {
         Engine::Netem => {
-            let before = netem::look(&mut route, entry.index, entry.direction, own, replace)
-                .map_err(|error| of_qdisc(error, &entry))?;
+            let filtered = !entry.filter.is_all();
+            let before =
+                netem::look(&mut route, entry.index, entry.direction, own, (replace, filtered))
+                    .map_err(|error| of_qdisc(error, &entry))?;
             entry.before = Some(before);
         }
         // nfqueue goes before any qdisc and gets along with all of them but ours.

@@ -1,8 +1,7 @@
 //! Which engines this kernel has, found by trying them in a namespace made for that.
 
-use super::active::Scope;
 use super::error::InjectError;
-use crate::model::impairment::{Engine, EngineChoice, Impairment};
+use crate::model::impairment::{Direction, Engine, EngineChoice, Impairment};
 use crate::sys::netns::{Netns, NetnsError};
 use crate::sys::{nfqueue, qdisc};
 
@@ -41,19 +40,10 @@ pub(super) fn require_root() -> Result<(), InjectError> {
 pub(super) fn choose(
     choice: EngineChoice,
     impairment: &Impairment,
-    scope: &Scope,
+    direction: Direction,
 ) -> Result<(Engine, String), InjectError> {
-    let (engine, why) = match (choice, scope.filter.is_all()) {
-        (EngineChoice::Netem, false) => {
-            return Err(InjectError::NetemFilter(scope.filter.to_string()));
-        }
-        (EngineChoice::Auto, false) => {
-            let (engine, _) = find(EngineChoice::Nfqueue)?;
-            (engine, "netem takes all packets".to_owned())
-        }
-        _ => find(choice)?,
-    };
-    match engine.lacks(impairment, scope.direction) {
+    let (engine, why) = find(choice)?;
+    match engine.lacks(impairment, direction) {
         None => Ok((engine, why)),
         Some(feature) => {
             let asked = choice != EngineChoice::Auto;

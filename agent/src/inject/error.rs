@@ -44,12 +44,6 @@ pub enum InjectError {
         /// The interfaces that they go through.
         others: String,
     },
-    /// netem takes all packets.
-    #[error(
-        "engine netem impairs all packets of an interface, not some of them ({0}); leave that out, or use \
-             --engine nfqueue"
-    )]
-    NetemFilter(String),
     /// A process id that is none.
     #[error("`{0}` is not a process id; give the pid of a running process as this host numbers it")]
     BadPid(String),

@@ -77,7 +77,7 @@ fn unanswered(known: &[Entry]) -> Result<Vec<Other>, InjectError> {
         let options = netem.netem().and_then(Result::ok);
         Some(Other {
             device: device.name.clone(),
-            direction: if served.is_some() { Direction::Ingress } else { Direction::Egress },
+            direction: ingress::direction(link).unwrap_or(Direction::Egress),
             engine: Engine::Netem,
             words: options.as_ref().map_or_else(|| "impaired".to_owned(), words),
             delay: options.map_or(Duration::ZERO, |options| nanoseconds(options.latency_ns)),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::error::InjectError;
 use super::registry::{self, Entry};
 use super::running::{of_nfqueue, of_qdisc};
-use crate::model::impairment::Engine;
+use crate::model::impairment::{Direction, Engine};
 use crate::sys::guardian;
 use crate::sys::ingress;
 use crate::sys::link::{self, Link};
@@ -140,7 +140,11 @@ fn orphan(route: &mut Conn, link: &Link, index: i32, served: &Link, netns: &str)
         let (kind, tx_queue_len) = (qdisc::HIDDEN.to_owned(), served.tx_queue_len);
         let before = Before {
             egress: (!is_ifb).then_some(qdisc::Before { kind, tx_queue_len, own, tree: None }),
-            ingress: is_ifb.then_some(ingress::Before { tx_queue_len, own }),
+            ingress: is_ifb.then_some(ingress::Before {
+                tx_queue_len,
+                own,
+                direction: Direction::Both,
+            }),
         };
         netem::restore(route, index, &before).ok().filter(|done| done.removed)?;
     }

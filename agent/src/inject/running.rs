@@ -6,7 +6,7 @@ use super::active::End;
 use super::error::InjectError;
 use super::outcome::Outcome;
 use super::registry::Entry;
-use crate::model::impairment::{Engine, Impairment};
+use crate::model::impairment::{Direction, Engine, Impairment};
 use crate::model::netem::{Memory, Request};
 use crate::sys::btf::KernelTypes;
 use crate::sys::guardian::{Guardian, Ward};
@@ -70,10 +70,17 @@ impl Running {
                 // Before netem is there, so that no packet of it is missed.
                 let mut stays = watch(entry, types);
                 let request = Request::from(&entry.impairment);
-                let mut ifb_is_there = |ifb| watch_ifb(&mut stays, ifb);
-                let delay =
-                    netem::add(&mut route, entry.index, &request, before, &mut ifb_is_there)
-                        .map_err(|error| of_qdisc(error, entry))?;
+                let mut ifb_is_there = |way, ifb| watch_ifb(&mut stays, way, ifb);
+                let filter = &entry.filter;
+                let delay = netem::add(
+                    &mut route,
+                    entry.index,
+                    &request,
+                    before,
+                    filter,
+                    &mut ifb_is_there,
+                )
+                .map_err(|error| of_qdisc(error, entry))?;
                 let memory = Memory::default().with(&request);
                 Ok((Self::Netem { route, ward, guardian, stays, memory }, delay))
             }
@@ -204,17 +211,20 @@ impl Running {
     }
 }
 
-/// Prepares to watch what packets get: of what leaves at once, of what arrives when its ifb is there.
+/// Prepares to watch what packets get: of what leaves the interface at once, of what goes through an
+/// ifb when that is there.
 fn watch(entry: &Entry, types: &Result<KernelTypes, String>) -> Result<Box<Stays>, String> {
     let mut stays = Stays::attach(types.as_ref()?).map_err(|error| error.to_string())?;
-    if entry.direction.leaves() {
+    if entry.direction.leaves() && entry.filter.is_all() {
         stays.watch(entry.index).map_err(|error| error.to_string())?;
     }
     Ok(Box::new(stays))
 }
 
-fn watch_ifb(stays: &mut Result<Box<Stays>, String>, ifb: i32) {
-    let failed = stays.as_mut().ok().and_then(|stays| stays.watch_ifb(ifb).err());
+fn watch_ifb(stays: &mut Result<Box<Stays>, String>, way: Direction, ifb: i32) {
+    let failed = stays.as_mut().ok().and_then(|stays| {
+        if way.leaves() { stays.watch(ifb).err() } else { stays.watch_ifb(ifb).err() }
+    });
     if let Some(error) = failed {
         *stays = Err(error.to_string());
     }
@@ -253,6 +263,7 @@ pub(super) fn of_qdisc(error: QdiscError, entry: &Entry) -> InjectError {
     let device = entry.device.clone();
     match error {
         QdiscError::Exists => already(entry),
+        error @ QdiscError::Picker(_) => InjectError::Failed { device, reason: error.to_string() },
         QdiscError::Foreign { kind, handle } => InjectError::ForeignQdisc { device, kind, handle },
         QdiscError::Irreplaceable { kind, reason } => {
             InjectError::Irreplaceable { device, kind, reason }

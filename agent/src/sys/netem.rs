@@ -4,19 +4,22 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::ingress::{self, IfbIsThere};
+use super::link;
 use super::netlink::Conn;
 use super::qdisc::{self, QdiscError, Restored, Root};
-use super::{ingress, link};
+use crate::model::filter::PacketFilter;
 use crate::model::impairment::Direction;
 use crate::model::netem::Request;
+use crate::model::rtlink::ARPHRD_LOOPBACK;
 
 /// How an interface was, for each direction that is impaired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Before {
-    /// Of what leaves.
+    /// Of what leaves, if that is all packets.
     pub egress: Option<qdisc::Before>,
-    /// Of what arrives.
+    /// Of what is redirected: what arrives, and what leaves where that is only some packets.
     pub ingress: Option<ingress::Before>,
 }
 
@@ -30,7 +33,8 @@ impl Before {
 }
 
 /// How interface `index` is now, for [`restore`], with the handle that ours will have. Call it before
-/// [`add`]. With `replace`, somebody else's root qdisc is remembered instead of refused.
+/// [`add`]. With `replace`, somebody else's root qdisc is remembered instead of refused. For only some
+/// packets (`filtered`) the root qdisc is not touched.
 ///
 /// # Errors
 /// Something of somebody else's is in the way, or the interface is gone.
@@ -39,17 +43,29 @@ pub fn look(
     index: i32,
     direction: Direction,
     own: u32,
-    replace: bool,
+    (replace, filtered): (bool, bool),
 ) -> Result<Before, QdiscError> {
-    Ok(Before {
-        egress: direction.leaves().then(|| qdisc::look(route, index, own, replace)).transpose()?,
-        ingress: direction.arrives().then(|| ingress::look(route, index, own)).transpose()?,
-    })
+    if filtered {
+        let root = qdisc::root(route, index)?;
+        if root.is_ours() {
+            return Err(QdiscError::Exists);
+        }
+        let before = ingress::look(route, index, own, direction)?;
+        return Ok(Before { egress: None, ingress: Some(before) });
+    }
+    if direction.leaves() && ingress::has_leaving(route, index)? {
+        return Err(QdiscError::Exists);
+    }
+    let egress = direction.leaves().then(|| qdisc::look(route, index, own, replace));
+    let egress = egress.transpose()?;
+    let arrives = direction.arrives();
+    let ingress = arrives.then(|| ingress::look(route, index, own, Direction::Ingress));
+    Ok(Before { egress, ingress: ingress.transpose()? })
 }
 
-/// Puts netem into force in the directions that `before` tells of, and returns the delay that the
-/// kernel has in each. `ifb_is_there` is told the index of the ifb of what arrives before the first
-/// packet can go there.
+/// Puts netem into force in the directions that `before` tells of, for what `filter` takes, and returns
+/// the delay that the kernel has in each. `ifb_is_there` is told the index of each ifb, and of which
+/// packets it is, before the first can go there.
 ///
 /// # Errors
 /// [`QdiscError`]; nothing is left then.
@@ -58,14 +74,18 @@ pub fn add(
     index: i32,
     request: &Request,
     before: &Before,
-    ifb_is_there: &mut dyn FnMut(i32),
+    filter: &PacketFilter,
+    ifb_is_there: &mut IfbIsThere<'_>,
 ) -> Result<Duration, QdiscError> {
     let mut delay = Duration::ZERO;
     if let Some(before) = &before.egress {
         delay = qdisc::add(route, index, request, before)?;
     }
     if let Some(arriving) = &before.ingress {
-        match ingress::add(route, index, request, arriving, ifb_is_there) {
+        let device =
+            link::get(route, index).map_err(QdiscError::refused("look at the interface"))?;
+        let loopback = device.hardware == ARPHRD_LOOPBACK;
+        match ingress::add(route, index, request, arriving, (filter, loopback), ifb_is_there) {
             Ok(added) => delay = added,
             Err(error) => {
                 restore(route, index, before)?;
@@ -91,8 +111,13 @@ pub fn change(
         delay = qdisc::change(route, index, request, before.own)?;
     }
     if let Some(before) = &before.ingress {
-        let ifb = ingress::ifb(route, index)?.ok_or(QdiscError::NoDevice)?;
-        delay = qdisc::change(route, ifb.index, request, before.own)?;
+        let ifbs = ingress::all_ifbs(route, index)?;
+        if ifbs.is_empty() {
+            return Err(QdiscError::NoDevice);
+        }
+        for ifb in ifbs {
+            delay = qdisc::change(route, ifb.index, request, before.own)?;
+        }
     }
     Ok(delay)
 }
@@ -125,8 +150,9 @@ pub fn drops(route: &mut Conn, index: i32, before: &Before) -> u64 {
 fn own_roots(route: &mut Conn, index: i32, before: &Before) -> Vec<Root> {
     let own = before.own();
     let leaving = before.egress.as_ref().and_then(|_| qdisc::root(route, index).ok());
-    let arriving = before.ingress.as_ref().and_then(|_| ingress::root(route, index).ok().flatten());
-    leaving.into_iter().chain(arriving).filter(|root| root.is_own(own)).collect()
+    let redirected = before.ingress.as_ref().and_then(|_| ingress::roots(route, index).ok());
+    let all = leaving.into_iter().chain(redirected.into_iter().flatten());
+    all.filter(|root| root.is_own(own)).collect()
 }
 
 /// Why it is no longer in force, if it is not.
@@ -146,10 +172,10 @@ pub fn failure(
         }
     }
     if let Some(before) = &before.ingress
-        && !ingress::root(route, index)?.is_some_and(|root| root.is_own(before.own))
+        && !ingress::in_force(route, index, before)?
     {
         link::get(route, index).map_err(QdiscError::refused("look at the interface"))?;
-        return Ok(Some("somebody removed the redirect of what arrives, or its ifb".to_owned()));
+        return Ok(Some("somebody removed a redirect of ours, or its ifb".to_owned()));
     }
     Ok(None)
 }

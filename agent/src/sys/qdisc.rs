@@ -139,6 +139,9 @@ pub enum QdiscError {
         /// `clsact` or `ingress`.
         kind: String,
     },
+    /// The program that picks packets could not be loaded.
+    #[error("load the program that picks packets: {0}")]
+    Picker(String),
     /// The interface is gone.
     #[error("the interface is gone")]
     NoDevice,

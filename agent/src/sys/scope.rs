@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use agent_common::filter::Filter;
 use aya::maps::Array;
-use aya::programs::SocketFilter;
+use aya::programs::{SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 
 /// The programs, as `cargo xtask build-ebpf` made them.
@@ -23,9 +23,11 @@ pub(super) fn set(programs: &mut Ebpf, filter: &Filter) -> Result<(), String> {
     map.set(0, filter, 0).map_err(|error| error.to_string())
 }
 
-/// The program for a netfilter rule. The rule holds on to it: this is needed until it is added.
+/// The program for a netfilter rule or for a filter of traffic control. Either holds on to it: this is
+/// needed until it is added.
 pub(super) struct Picker {
     programs: Ebpf,
+    name: &'static str,
 }
 
 impl std::fmt::Debug for Picker {
@@ -35,23 +37,42 @@ impl std::fmt::Debug for Picker {
 }
 
 impl Picker {
-    const PROGRAM: &str = "queued";
+    const MISSING: &str = "the program that picks packets is missing: rebuild it";
 
-    /// Loads it.
-    pub(super) fn load(filter: &Filter) -> Result<Self, String> {
-        let mut programs = EbpfLoader::new().load(OBJECT).map_err(|error| causes(&error))?;
-        set(&mut programs, filter)?;
+    /// Loads the one for netfilter.
+    pub(super) fn for_netfilter(filter: &Filter) -> Result<Self, String> {
+        let name = "queued";
+        let mut programs = object(filter)?;
         let program: &mut SocketFilter = programs
-            .program_mut(Self::PROGRAM)
+            .program_mut(name)
             .and_then(|program| program.try_into().ok())
-            .ok_or("the program that picks packets is missing: rebuild it")?;
+            .ok_or(Self::MISSING)?;
         program.load().map_err(|error| causes(&error))?;
-        Ok(Self { programs })
+        Ok(Self { programs, name })
     }
 
-    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.programs.program(Self::PROGRAM)?.fd().ok()?.as_fd())
+    /// Loads the one for traffic control.
+    pub(super) fn for_tc(filter: &Filter) -> Result<Self, String> {
+        let name = "picked";
+        let mut programs = object(filter)?;
+        let program: &mut SchedClassifier = programs
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(Self::MISSING)?;
+        program.load().map_err(|error| causes(&error))?;
+        Ok(Self { programs, name })
     }
+
+    pub(super) fn fd(&self) -> Result<BorrowedFd<'_>, String> {
+        let program = self.programs.program(self.name).ok_or(Self::MISSING)?;
+        program.fd().map(AsFd::as_fd).map_err(|error| causes(&error))
+    }
+}
+
+fn object(filter: &Filter) -> Result<Ebpf, String> {
+    let mut programs = EbpfLoader::new().load(OBJECT).map_err(|error| causes(&error))?;
+    set(&mut programs, filter)?;
+    Ok(programs)
 }
 
 /// An error with all that caused it.

@@ -75,16 +75,17 @@ impl Path {
             let (device, kind) = (device.name.clone(), master.kind.clone());
             return Err(NfqueueError::Part { device, kind });
         }
-        let picker = filter.map(Picker::load).transpose().map_err(|reason| {
+        let failed = |reason: String| {
             let source = std::io::Error::other(reason);
             NfqueueError::Local { action: "load the program that picks packets", source }
-        })?;
+        };
+        let picker = filter.map(Picker::for_netfilter).transpose().map_err(failed)?;
         let lengths = holding.needs_lengths();
         let queue = Arc::new(bind(room, lengths)?);
         let stats = queue::open_stats().map_err(NfqueueError::statistics)?;
         // The queue is served before anything can come.
         let threads = serve(&queue, device, holding)?;
-        let program = picker.as_ref().and_then(Picker::fd);
+        let program = picker.as_ref().map(Picker::fd).transpose().map_err(failed)?;
         let rules = match QueueRules::add(place, queue.number(), program) {
             Ok(rules) => rules,
             Err(Refusal { errno: Errno::EEXIST | Errno::EPERM, .. }) => {
