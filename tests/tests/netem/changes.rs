@@ -4,10 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use tests::lab::{Side, paths};
 
 use crate::held_over;
-use crate::inject::{Bench, Echo, round_trips};
+use crate::inject::{Bench, Echo, difference, round_trips};
 
 const ON: &str = "--dev eth0 --netns NS";
 
@@ -40,7 +41,29 @@ pub(crate) fn check() -> Result<()> {
     a_table_stays(&bench)?;
     drop(agent);
     bench.wait_until_cleared(&before)?;
-    Ok(())
+    a_ramp_follows_and_leaves_nothing(&bench, &before)
+}
+
+/// The guardian clears behind an agent that is killed between two of hundreds of changes.
+fn a_ramp_follows_and_leaves_nothing(bench: &Bench, before: &str) -> Result<()> {
+    let forgets =
+        "add --dev eth0 --netns NS --engine netem --schedule 0s:0ms,9s~1s --loss-state 1%";
+    let said = String::from_utf8(bench.run(forgets)?.stderr)?;
+    ensure!(said.contains("begins --loss-state anew"), "{said}");
+    assert_eq!(difference(before, &bench.state()?), "");
+
+    let agent = bench.add(&format!("{ON} --engine netem --schedule 0s:0ms,600s~50s"))?;
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(300));
+        let listed = bench.listed()?;
+        seen.push(listed[0]["impairment"]["delay_ns"].as_u64());
+    }
+    println!("on the ramp: {seen:?}");
+    ensure!(seen.is_sorted_by(|a, b| a < b), "it does not go up: {seen:?}");
+    agent.signal(Signal::SIGKILL)?;
+    drop(agent);
+    bench.wait_until_cleared(before)
 }
 
 /// netem delays ARP as well, and what waits for an answer is dropped early.
