@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use agent_common::abi::flag;
-use agent_common::wire::{ClientTurn, DbTurn, Other, ServerRequest, ToLoadgen};
+use agent_common::wire::{Cleared, ClientTurn, DbTurn, Other, ServerRequest, ToAgent, ToLoadgen};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::lab::{App, Lab, PostgresSpec, Side, paths, server};
@@ -52,12 +52,36 @@ fn the_whole_job() -> Result<()> {
     step("clearing");
     agent(&["inject", "clear", "--netns", &lab.network().name(Side::Server)])?;
     state::assert_unchanged(&before, Some(&lab))?;
+    step("a session that impairs");
+    a_session_impairs(&lab)?;
+    state::assert_unchanged(&before, Some(&lab))?;
     step("netem of tc's");
     told_of_tcs_netem(&lab)?;
 
     delayed.waited_for_the_delay(&plain);
     drop(lab);
     state::assert_unchanged(&machine, None)
+}
+
+/// With the capabilities that a serving agent keeps, its guardian included.
+fn a_session_impairs(lab: &Lab) -> Result<()> {
+    let address = SocketAddr::new(lab.network().server_v4().into(), server::PORT);
+    let agent = Agent::start("--allow-dev eth0")?;
+    let mut pair = agent.pair()?;
+    pair.target(address)?;
+    let impaired = pair.impair(DELAY, Duration::from_secs(60))?;
+    assert_eq!((impaired.engine.as_str(), impaired.delay_ns), ("netem", DELAY_NS));
+    let exchange = observed::inside(lab, Side::Outside, || observed::get(address, "/io_read"))?;
+    // Ten packets at least leave one after the other.
+    ensure!(exchange.c4 - exchange.c0 >= 10 * DELAY_NS, "{exchange:?}");
+    pair.send(&ToAgent::Clear)?;
+    let reply = pair.reply()?;
+    let Some(ToLoadgen::Cleared(Cleared { held: Some(held), dropped: 0, .. })) = &reply else {
+        panic!("not cleared with a receipt: {reply:?}")
+    };
+    println!("{held:?}");
+    ensure!(held.packets >= 10 && held.p50_ns >= DELAY_NS - DELAY_NS / 256, "{held:?}");
+    Ok(())
 }
 
 /// Somebody else's netem is told as well, also below another qdisc.
