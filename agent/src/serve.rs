@@ -108,7 +108,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut kernel =
         host::Host::new().context("this kernel cannot be measured; see `agent doctor`")?;
     for place in inject::recover::all().context("cannot look for what a killed agent left")? {
-        eprintln!("agent: removed what a killed agent left: {place}");
+        eprintln!("agent: of what a killed agent left: {place}");
     }
     let socket = socket::PairingSocket::bind(
         &args.socket,

@@ -112,7 +112,12 @@ pub fn apply_for(
     scope.filter.check()?;
     registry::prepare()?;
     let _lock = registry::lock()?;
-    recover::stale(|_| true)?;
+    // What cannot be put back elsewhere is no reason not to begin here.
+    let here = scope.netns.inode();
+    let failed = recover::stale(|_| true)?.failed;
+    if let Some((_, error)) = failed.into_iter().find(|(entry, _)| entry.netns_inode == here) {
+        return Err(error);
+    }
     let link = scope.netns.run(|| find(scope))??;
     let (engine, why) = choose(choice, &impairment, scope.direction)?;
     if let Some(schedule) = &course.schedule {

@@ -260,6 +260,17 @@ pub enum InjectError {
     /// Its holder could not do what was asked.
     #[error("{0}")]
     Refused(String),
+    /// What another version of the agent holds.
+    #[error(
+        "{path} is of another version of the agent: process {pid} holds an impairment; `kill {pid}` ends \
+             both"
+    )]
+    OtherVersion {
+        /// File.
+        path: String,
+        /// Process.
+        pid: u32,
+    },
     /// Nothing to clear.
     #[error("nothing is injected on interface `{0}`; see `agent inject list`")]
     NothingThere(String),

@@ -9,6 +9,7 @@ use super::error::InjectError;
 use super::registry::{self, Entry};
 use crate::model::impairment::{Direction, Engine};
 use crate::model::netem::NetemOptions;
+use crate::sys::netem::Before;
 use crate::sys::netns::Netns;
 use crate::sys::qdisc::Root;
 use crate::sys::{ingress, link, qdisc};
@@ -70,7 +71,11 @@ fn unanswered(known: &[Entry]) -> Result<Vec<Other>, InjectError> {
         // An ifb of an agent's stands for the interface that it serves.
         let served = ingress::serves(link);
         let index = served.unwrap_or(index);
-        if known.iter().any(|entry| entry.index == index) {
+        let is_entrys = |entry: &Entry| {
+            let own = entry.before.as_ref().map(Before::own);
+            entry.index == index && own.is_some_and(|own| netem.is_own(own))
+        };
+        if known.iter().any(is_entrys) {
             return None;
         }
         let device = links.iter().find(|other| other.index == index).unwrap_or(link);

@@ -18,43 +18,76 @@ use crate::sys::qdisc;
 
 /// Cleans up behind every dead agent that this one can tell to be dead, by its entry: a run without
 /// delay must be without delay. A qdisc of ours that no entry tells of may be that of a live agent
-/// with other files than this one's, so it is left to an explicit `clear`. Returns a line for each.
+/// with other files than this one's, so it is left to an explicit `clear`. Returns a line for each,
+/// and for each that could not be put back.
 ///
 /// # Errors
-/// Not root, or the kernel refuses.
+/// Not root, or the entries cannot be read.
 pub fn all() -> Result<Vec<String>, InjectError> {
     super::engines::require_root()?;
     registry::prepare()?;
     let _lock = registry::lock()?;
-    let line = |entry: &Entry| format!("{} (agent {} is gone)", entry.device, entry.pid);
-    Ok(stale(|_| true)?.iter().map(line).collect())
+    let Stale { cleaned, failed } = stale(|_| true)?;
+    let failed = failed.iter().map(|(entry, error)| {
+        format!("{} in network namespace {}: {error}", entry.device, entry.netns)
+    });
+    Ok(cleaned.iter().map(Cleaned::told).chain(failed).collect())
 }
 
-/// Cleans up behind every dead entry that `wanted` picks, and returns them. Call it with the
-/// registry locked. An entry whose interface cannot be put back stays.
+/// What became of the entries of dead agents.
+#[derive(Debug, Default)]
+pub(super) struct Stale {
+    pub(super) cleaned: Vec<Cleaned>,
+    /// Those whose interface could not be put back. They stay.
+    pub(super) failed: Vec<(Entry, InjectError)>,
+}
+
+/// An entry that was removed.
+#[derive(Debug)]
+pub(super) struct Cleaned {
+    entry: Entry,
+    /// Whether its namespace was within reach. One that has neither a name nor a process has ended,
+    /// unless something else holds it.
+    reached: bool,
+}
+
+impl Cleaned {
+    /// In words.
+    pub(super) fn told(&self) -> String {
+        let Entry { device, netns, pid, .. } = &self.entry;
+        let what = if self.reached {
+            "cleaned up"
+        } else {
+            "its namespace has neither a name nor a process any more: forgotten"
+        };
+        format!("{device} in network namespace {netns}: {what} behind process {pid}, which is gone")
+    }
+}
+
+/// Cleans up behind every dead entry that `wanted` picks. Call it with the registry locked.
 ///
 /// # Errors
-/// The first that could not be put back; the others are.
-pub(super) fn stale(wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, InjectError> {
-    let dead: Vec<Entry> =
-        registry::read()?.0.into_iter().filter(|e| !e.is_live() && wanted(e)).collect();
+/// The entries cannot be read.
+pub(super) fn stale(wanted: impl Fn(&Entry) -> bool) -> Result<Stale, InjectError> {
+    let (entries, _) = registry::read()?;
+    let dead: Vec<Entry> = entries.into_iter().filter(|e| !e.is_live() && wanted(e)).collect();
     let namespaces = if dead.is_empty() { BTreeMap::new() } else { reachable() };
-    let (mut cleaned, mut first_error) = (Vec::new(), None);
+    let mut stale = Stale::default();
     for entry in dead {
-        // A namespace that cannot be found has ended, and its interfaces with it.
-        let put_back = match namespaces.get(&entry.netns_inode) {
+        let netns = namespaces.get(&entry.netns_inode);
+        let put_back = match netns {
             Some(netns) => netns.run(|| clean_up(&entry)).map_err(InjectError::from).flatten(),
             None => Ok(()),
         };
         match put_back {
             Ok(()) => {
                 entry.remove();
-                cleaned.push(entry);
+                stale.cleaned.push(Cleaned { entry, reached: netns.is_some() });
             }
-            Err(error) => first_error = first_error.or(Some(error)),
+            Err(error) => stale.failed.push((entry, error)),
         }
     }
-    first_error.map_or(Ok(cleaned), Err)
+    Ok(stale)
 }
 
 fn clean_up(entry: &Entry) -> Result<(), InjectError> {

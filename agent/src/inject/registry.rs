@@ -4,6 +4,7 @@
 //! A file is a hint, never proof: whether its process lives is checked by start time, and what is
 //! really on an interface is asked of the kernel.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -213,8 +214,31 @@ pub(super) fn lock() -> Result<Flock<File>, InjectError> {
     }
 }
 
+/// A file that this version cannot read as an entry.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    pub(super) path: PathBuf,
+    /// The living process that wrote it, where it tells that much: an agent of another version.
+    pub(super) holder: Option<u32>,
+}
+
+/// What an entry of any version has.
+#[derive(Debug, Deserialize)]
+struct Holder {
+    pid: u32,
+    started: u64,
+}
+
+impl Unreadable {
+    fn new(path: PathBuf, text: &[u8]) -> Self {
+        let holder = serde_json::from_slice::<Holder>(text).ok();
+        let lives = holder.filter(|holder| start_time(holder.pid) == Some(holder.started));
+        Self { path, holder: lives.map(|holder| holder.pid) }
+    }
+}
+
 /// Every entry, and the files that are none.
-pub(super) fn read() -> Result<(Vec<Entry>, Vec<PathBuf>), InjectError> {
+pub(super) fn read() -> Result<(Vec<Entry>, Vec<Unreadable>), InjectError> {
     let directory = Path::new(DIRECTORY);
     let files = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((vec![], vec![])),
@@ -232,7 +256,7 @@ pub(super) fn read() -> Result<(Vec<Entry>, Vec<PathBuf>), InjectError> {
         };
         match serde_json::from_slice::<Entry>(&text) {
             Ok(entry) if entry.file() == path => entries.push(entry),
-            _ => damaged.push(path),
+            _ => damaged.push(Unreadable::new(path, &text)),
         }
     }
     entries.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
@@ -244,14 +268,21 @@ pub(super) fn read() -> Result<(Vec<Entry>, Vec<PathBuf>), InjectError> {
 pub(super) fn litter() -> Result<Vec<PathBuf>, InjectError> {
     let (entries, damaged) = read()?;
     let directory = Path::new(DIRECTORY);
+    let held: Vec<&OsStr> = damaged
+        .iter()
+        .filter(|file| file.holder.is_some())
+        .filter_map(|file| file.path.file_stem())
+        .chain(entries.iter().map(|entry| OsStr::new(&entry.id)))
+        .collect();
     let is_litter = |path: &PathBuf| {
-        let stem = path.file_stem().unwrap_or_default();
         let ending = path.extension().unwrap_or_default();
-        (ending == "sock" || ending == "partial") && entries.iter().all(|entry| stem != &*entry.id)
+        let stem = path.file_stem().unwrap_or_default();
+        (ending == "sock" || ending == "partial") && !held.contains(&stem)
     };
     let files = fs::read_dir(directory).map_err(failed("read", directory))?;
-    let left = files.flatten().map(|file| file.path()).filter(is_litter);
-    Ok(damaged.into_iter().chain(left).collect())
+    let left: Vec<PathBuf> = files.flatten().map(|file| file.path()).filter(is_litter).collect();
+    let useless = damaged.into_iter().filter(|file| file.holder.is_none()).map(|file| file.path);
+    Ok(useless.chain(left).collect())
 }
 
 fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> InjectError {
@@ -271,6 +302,18 @@ mod tests {
         assert_eq!(parse_start_time("7 (x"), None);
         assert!(start_time(std::process::id()).is_some());
         assert_eq!(start_time(4_194_305), None);
+    }
+
+    #[test]
+    fn an_entry_of_another_version_is_held_while_its_process_lives() {
+        let pid = std::process::id();
+        let read = |started: u64| {
+            let text = format!(r#"{{"pid": {pid}, "started": {started}, "unheard_of": [1]}}"#);
+            Unreadable::new(PathBuf::from("t.json"), text.as_bytes()).holder
+        };
+        let started = start_time(pid).unwrap();
+        assert_eq!((read(started), read(started + 1)), (Some(pid), None));
+        assert_eq!(Unreadable::new(PathBuf::from("t.json"), b"{").holder, None);
     }
 
     #[test]

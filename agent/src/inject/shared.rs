@@ -61,9 +61,9 @@ impl Shared {
         self.now().impairment
     }
 
-    /// The entry as it has to be on disk.
-    fn entry_now(&self) -> Entry {
-        Entry { impairment: self.impairment(), ..self.entry.clone() }
+    /// The entry as it has to be on disk where `impairment` is in force.
+    fn entry_with(&self, impairment: &Impairment) -> Entry {
+        Entry { impairment: impairment.clone(), ..self.entry.clone() }
     }
 
     /// Changes it in place. Packets that are held keep their times. What packets got before is
@@ -103,10 +103,24 @@ impl Shared {
             Way::Ramp => Outcome::default(),
             Way::Whole | Way::Phase => account(running, watch),
         };
-        let changed = running.change(&self.entry, &self.now().impairment, impairment, way);
+        let before = self.now().impairment;
+        if way == Way::Whole {
+            // First, so that what is refused leaves all as it was. Locked all the while, so that no
+            // end overtakes it and leaves a file of nothing. Of a schedule the file tells the whole
+            // already.
+            self.entry_with(impairment).write()?;
+        }
+        let changed = running.change(&self.entry, &before, impairment, way);
         let (delay, held_over) = match changed {
             Ok(changed) => changed,
-            Err(Unchanged::AsBefore(error)) => return Err(error),
+            Err(Unchanged::AsBefore(error)) => {
+                if way == Way::Whole {
+                    // A file that cannot be written again tells what was refused; what is on an
+                    // interface is asked of the kernel, whatever it says.
+                    let _ = self.entry_with(&before).write();
+                }
+                return Err(error);
+            }
             Err(Unchanged::Unknown(error)) => {
                 drop(state);
                 let reason = format!("it could not be changed ({error}), nor changed back");
@@ -117,11 +131,6 @@ impl Shared {
         };
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) =
             Now { impairment: impairment.clone(), delay };
-        if way != Way::Ramp {
-            // After the change: what is on an interface is asked of the kernel, whatever the file
-            // says. Locked all the while, so that no end overtakes it and leaves a file of nothing.
-            self.entry_now().write()?;
-        }
         Ok(Outcome { held_over, ..outcome })
     }
 
@@ -166,7 +175,7 @@ impl Shared {
         match &result {
             // What nfqueue made goes with its sockets in any case.
             Err(error) if self.entry.before.is_some() && !error.is_end_of_place() => {
-                self.entry_now().abandon();
+                self.entry_with(&self.impairment()).abandon();
             }
             _ => self.entry.remove(),
         }

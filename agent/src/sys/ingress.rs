@@ -84,8 +84,13 @@ pub struct Before {
     pub tx_queue_len: u32,
     /// Handle of our qdisc on the ifb, see [`qdisc::own_handle`].
     pub own: u32,
-    /// Which packets are redirected.
+    /// Which packets are redirected. Entries from before there was a choice are of what arrives.
+    #[serde(default = "arriving")]
     pub direction: Direction,
+}
+
+fn arriving() -> Direction {
+    Direction::Ingress
 }
 
 /// Name of the ifb that serves interface `index`.
@@ -341,4 +346,15 @@ fn list(route: &mut Conn) -> Result<Vec<Link>, QdiscError> {
 
 fn find(route: &mut Conn, name: &str) -> Result<Link, QdiscError> {
     list(route)?.into_iter().find(|link| link.name == name).ok_or(QdiscError::NoDevice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_before_there_was_a_choice_are_of_what_arrives() {
+        let before: Before = serde_json::from_str(r#"{"tx_queue_len": 0, "own": 9}"#).unwrap();
+        assert_eq!(before, Before { tx_queue_len: 0, own: 9, direction: Direction::Ingress });
+    }
 }

@@ -284,6 +284,12 @@ impl<'a> Followed<'a> {
                     packets(outcome.held_over)
                 ));
             }
+            for skipped in self.phase + 1..phase {
+                say(&format!(
+                    "{}: was not in force, since this process did not get to run",
+                    self.schedule.phase_words(skipped)
+                ));
+            }
             self.phase = phase;
             self.next = self.schedule.next_change(since);
         }

@@ -45,9 +45,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         _ => return Err(InjectError::Silent { device: args.dev.clone(), pid: entry.pid }.into()),
     };
     say(&format!(
-        "packets of {} in network namespace {} are {impairment}\nbefore: {}; {} held over",
+        "packets of {} in network namespace {} are {}\nbefore: {}; {} held over",
         entry.device,
         entry.netns,
+        entry.words_of(&impairment),
         outcome_text(&outcome),
         packets(outcome.held_over),
     ));

@@ -7,7 +7,7 @@ use crate::inject::InjectError;
 use crate::inject::control::{Answer, Question, ask};
 use crate::inject::engines::require_root;
 use crate::inject::recover;
-use crate::inject::registry::{self, Entry};
+use crate::inject::registry::{self, Entry, Unreadable};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -54,13 +54,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     // Not before: a holder that is being cleared takes no lock, but one that is starting does.
     let lock = registry::lock()?;
-    for entry in recover::stale(wanted_entry)? {
-        say(&format!(
-            "{} in network namespace {}: cleaned up behind process {}, which is gone",
-            entry.device, entry.netns, entry.pid
-        ));
+    let stale = recover::stale(wanted_entry)?;
+    for cleaned in &stale.cleaned {
+        say(&cleaned.told());
         ended += 1;
     }
+    failures.extend(stale.failed.into_iter().map(|(_, error)| error));
     for orphan in recover::orphans(wanted)? {
         if orphan.guarded {
             failures.push(InjectError::HeldElsewhere(orphan.place));
@@ -74,9 +73,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ended += 1;
     }
     if args.dev.is_none() && inode.is_none() {
-        for path in damaged {
-            std::fs::remove_file(&path)?;
-            say(&format!("removed {}, which could not be read", path.display()));
+        for Unreadable { path, holder } in damaged {
+            match holder {
+                Some(pid) => failures
+                    .push(InjectError::OtherVersion { path: path.display().to_string(), pid }),
+                None => {
+                    std::fs::remove_file(&path)?;
+                    say(&format!("removed {}, which could not be read", path.display()));
+                }
+            }
         }
     }
     drop(lock);

@@ -10,7 +10,7 @@ use super::{ms, say};
 use crate::inject::by::By;
 use crate::inject::control::{Answer, Question, ask};
 use crate::inject::engines::require_root;
-use crate::inject::registry::{self, Entry};
+use crate::inject::registry::{self, Entry, Unreadable};
 use crate::model::filter::PacketFilter;
 use crate::model::impairment::{Direction, Engine, Impairment, Receipt, Retransmissions};
 use crate::model::schedule::Schedule;
@@ -66,8 +66,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     require_root()?;
     let (entries, damaged) = registry::read()?;
     let lines: Vec<Line> = entries.iter().map(line).collect();
-    for path in damaged {
-        eprintln!("warning: {} cannot be read; `agent inject clear` removes it", path.display());
+    for Unreadable { path, holder } in damaged {
+        let path = path.display();
+        match holder {
+            Some(pid) => eprintln!(
+                "warning: {path} is of another version of the agent, process {pid}, which holds an \
+                 impairment"
+            ),
+            None => eprintln!("warning: {path} cannot be read; `agent inject clear` removes it"),
+        }
     }
     if args.json {
         say(&serde_json::to_string_pretty(&lines)?);

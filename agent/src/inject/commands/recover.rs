@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::say;
 use crate::inject::engines::require_root;
 use crate::inject::recover;
-use crate::inject::registry;
+use crate::inject::registry::{self, Unreadable};
 
 /// Does again what an agent or its guardian would have done, and nothing where both did it.
 pub(super) fn run() -> anyhow::Result<ExitCode> {
@@ -13,13 +13,9 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     registry::prepare()?;
     let _lock = registry::lock()?;
     let mut done = 0;
-    // The rest is done in spite of one that fails.
-    let stale = recover::stale(|_| true);
-    for entry in stale.iter().flatten() {
-        say(&format!(
-            "{} in network namespace {}: cleaned up behind process {}, which is gone",
-            entry.device, entry.netns, entry.pid
-        ));
+    let stale = recover::stale(|_| true)?;
+    for cleaned in &stale.cleaned {
+        say(&cleaned.told());
         done += 1;
     }
     for orphan in recover::orphans(|_, _| true)? {
@@ -43,7 +39,18 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
         say(&format!("removed {}, which is of no use any more", path.display()));
         done += 1;
     }
-    stale?;
+    for Unreadable { path, holder } in registry::read()?.1 {
+        if let Some(pid) = holder {
+            say(&format!(
+                "{} is of another version of the agent, process {pid}, which lives; left alone",
+                path.display()
+            ));
+        }
+    }
+    // The rest was done in spite of one that failed.
+    if let Some((_, error)) = stale.failed.into_iter().next() {
+        return Err(error.into());
+    }
     if done == 0 {
         say("nothing was left");
     }
