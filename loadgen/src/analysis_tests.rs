@@ -206,6 +206,19 @@ fn users_over_latency_is_told_of_a_steady_state_only() {
     assert!(!story.contains("asks again"), "{story}");
 }
 
+/// Another service, say, of which nothing is known: it may be used up.
+#[test]
+fn async_that_waits_for_what_is_not_followed_cannot_be_told() {
+    let mut load = simulate::control(class::SLEEP, 20);
+    load.setup = "async_limited";
+    load.users = 5;
+    let cell = cell(&load.concurrent());
+    let story = explanation(&cell).sentences.join(" ");
+    assert_eq!(explanation(&cell).verdict, Verdict::CannotTell, "{story}");
+    assert!(story.contains("or another service, which may be used up"), "{story}");
+    assert!(!story.contains("More users"), "{story}");
+}
+
 #[test]
 fn async_that_computes_is_out_of_processor_time() {
     let mut load = simulate::control(class::CPU, 20);

@@ -9,6 +9,8 @@ mod one_at_a_time;
 mod sentences;
 pub(crate) mod words;
 
+use agent_common::wire::ErrorCode;
+
 use crate::{
     kernel_stats::KernelStats,
     ledger::{Accounts, Stage},
@@ -16,7 +18,7 @@ use crate::{
         Prediction,
         crossing::{self, Crossing},
     },
-    record::RunData,
+    record::{KernelData, RunData},
     report::model::{Client, Explanation, Kernel, Ledger, Model, ThreadGroup, Verdict, WhatIf},
     validity,
 };
@@ -161,6 +163,13 @@ impl Evidence<'_> {
         }
         if data.is_some_and(|data| !validity::others_changed(self.run, data).is_empty()) {
             return Some("what others did to the service's network changed meanwhile".to_owned());
+        }
+        let gone = |data: &KernelData| {
+            let mut errors = data.errors.iter();
+            errors.any(|e| e.code == ErrorCode::TargetGone && e.at_ns <= self.run.end)
+        };
+        if data.is_some_and(gone) {
+            return Some("the service ended during the run".to_owned());
         }
         if self.delay_ended() {
             return Some("the delay ended during the run".to_owned());

@@ -192,7 +192,7 @@ fn refuse_second(entry: &Entry) -> Result<(), InjectError> {
         Some(other) => Err(InjectError::AlreadyImpaired {
             device: entry.device.clone(),
             netns: entry.netns.clone(),
-            by: format!(" by process {}", other.pid),
+            by: format!(" by process {}, for {}", other.pid, other.by),
             clear: entry.clear_command(),
         }),
     }

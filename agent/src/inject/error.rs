@@ -303,7 +303,11 @@ impl InjectError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::NothingAsked(_) | Self::Unreadable { .. } | Self::Impairment(_) | Self::BadPid(_)
+            Self::NothingAsked(_)
+                | Self::Unreadable { .. }
+                | Self::Impairment(_)
+                | Self::Filter(_)
+                | Self::BadPid(_)
         )
     }
 

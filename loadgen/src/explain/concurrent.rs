@@ -337,6 +337,16 @@ fn rest(evidence: &Evidence<'_>, load: &Load<'_>) -> (Judgement, String) {
     let executors_room = !load.few_executors(evidence) || load.executor("idle") >= LOOP_IDLE_PLENTY;
     let idle = least_idle(evidence, load);
     if idle >= LOOP_IDLE_PLENTY && executors_room && queued < DOMINANT * evidence.joined_mean_ms() {
+        let unfollowed = unfollowed_ms(evidence, load);
+        if unfollowed >= DOMINANT * evidence.joined_mean_ms() {
+            return cannot_tell(format!(
+                "for {} of the {} in which a request is in service the service neither computes nor \
+                 waits for a database that is followed, but for something else: a timer, or another \
+                 service, which may be used up. If that is a database, name its port with --db-port",
+                words::ms(unfollowed),
+                words::ms(evidence.stage_ms(Stage::Service)),
+            ));
+        }
         let users = words::several(evidence.users(), "user", "users");
         let cause = match steady_rate(evidence) {
             Some(rate) => format!(
@@ -358,6 +368,12 @@ fn rest(evidence: &Evidence<'_>, load: &Load<'_>) -> (Judgement, String) {
          were busy all the time"
             .to_owned(),
     )
+}
+
+/// Time in service, per request, in which nothing was seen to be done for it, milliseconds.
+fn unfollowed_ms(evidence: &Evidence<'_>, load: &Load<'_>) -> f64 {
+    let seen = bounds::cpu_ms(evidence, load).unwrap_or(0.0) + evidence.stats.database_ms;
+    evidence.stage_ms(Stage::Service) - seen
 }
 
 /// Where nobody waits for a thread, and threads do not wait for one another: what the users get is

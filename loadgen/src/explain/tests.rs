@@ -62,6 +62,20 @@ fn a_delay_that_is_not_in_the_way_is_not_claimed() {
 }
 
 #[test]
+fn of_a_service_that_ended_meanwhile_nothing_is_concluded() {
+    let mut run = simulate::io_read("ended", "sync", 0).one_at_a_time(1);
+    let error = AgentError {
+        at_ns: run.end - SECOND,
+        code: wire::ErrorCode::TargetGone,
+        message: "the service's processes have ended".to_owned(),
+    };
+    run.kernel.as_mut().unwrap().errors.push(error);
+    let ended = cell(&run);
+    assert_eq!(ended.explanation.as_ref().unwrap().verdict, Verdict::CannotTell);
+    assert!(story(&ended).contains("the service ended during the run"), "{}", story(&ended));
+}
+
+#[test]
 fn more_delay_than_the_database_took_is_not_claimed() {
     let mut load = simulate::io_read("partly", "sync", 0);
     for step in &mut load.steps {

@@ -25,7 +25,7 @@ fn by_whom_and_until_when() -> Result<()> {
     let until = line["until"].as_u64().context("no end")?;
     ensure!((begun + 90..begun + 120).contains(&until), "{begun}, {line}");
     let table = bench.succeed("list")?;
-    ensure!(table.contains("for 1m") || table.contains("for 8"), "{table}");
+    ensure!(table.contains("for 90s") || table.contains("for 8"), "{table}");
     drop(agent);
     bench.wait_until_clean(&before)?;
 

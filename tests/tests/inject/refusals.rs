@@ -115,7 +115,7 @@ fn scopes_that_contradict_themselves() -> Result<()> {
     ] {
         for detach in ["", " --detach"] {
             let add = format!("add --dev eth0 --netns NS --delay 1ms {what}{detach}");
-            refused(&bench, &add, 1, words)?;
+            refused(&bench, &add, 2, words)?;
         }
     }
     let add = "add --dev eth0 --netns NS --delay 1ms";
@@ -127,7 +127,7 @@ fn scopes_that_contradict_themselves() -> Result<()> {
     ] {
         refused(&bench, &format!("{add} {what}"), 2, &[word])?;
     }
-    refused(&bench, &format!("{add} --service-clients x"), 1, &["--service-clients: `x`"])?;
+    refused(&bench, &format!("{add} --service-clients x"), 2, &["--service-clients: `x`"])?;
     refused(&bench, &format!("{add} --service-db 8000"), 1, &["nobody listens on port 8000"])?;
     refused(&bench, &format!("{add} --protocol sctp"), 2, &["sctp", "tcp, udp, icmp"])
 }

@@ -47,8 +47,6 @@ pub(super) struct Args {
     /// takes the delay twice).
     #[arg(long, value_enum, default_value_t)]
     direction: Direction,
-    #[command(flatten)]
-    packets: Packets,
     /// Put a root queueing discipline that somebody configured aside, and back afterwards with all
     /// that hangs on it. What could not be put back (filters, netem's tables) is refused.
     #[arg(long)]
@@ -69,6 +67,9 @@ pub(super) struct Args {
     /// This is that background process.
     #[arg(long, hide = true, conflicts_with = "detach")]
     hold: bool,
+    // Last: what follows is under its heading in the help.
+    #[command(flatten)]
+    packets: Packets,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -119,6 +120,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     describe(&active, &scope);
     if let Some(server) = server {
         say(&server);
+    }
+    if let Some(length) = args.length {
+        say(&format!("it ends by itself after {}", duration::format(length)));
     }
     if let Some(schedule) = &args.schedule {
         say(&format!("and then as the schedule says: {schedule}"));

@@ -13,7 +13,8 @@ use crate::sys::netns::Netns;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The options say all of what is to be in force, not only what is new. Packets that are held keep the
+The options say all of what is done to packets, not only what is new. Which packets, the direction and
+the end (--for) stay as they are: clear and add for others. Packets that are held keep the
 time that they were given when they came; the random numbers begin anew. --limit without a number is
 100000 again.")]
 pub(super) struct Args {
