@@ -126,8 +126,7 @@ impl Measurement {
             return false;
         }
         // On the second, however late each one is.
-        self.next_window_ns +=
-            WINDOW_NS.max((now_ns - self.next_window_ns) / WINDOW_NS * WINDOW_NS);
+        self.next_window_ns += ((now_ns - self.next_window_ns) / WINDOW_NS + 1) * WINDOW_NS;
         let now = self.look(around, now_ns);
         self.close(now, around, sink);
         true

@@ -143,16 +143,26 @@ fn stopped_answering(run: &RunData) -> Option<String> {
     let (first, last) = (successes().min()?, successes().max()?);
     let failed = ended(|outcome| matches!(outcome, Outcome::Failed(_)));
     let failed_since = failed.filter(|&at| at > last).count();
+    let waiting = run.records.iter().filter(|one| one.outcome == Outcome::Unfinished).count();
+    let successful = run.records.iter().filter(|one| one.outcome == Outcome::Success);
+    let longest = successful.map(|one| one.c4.saturating_sub(one.c0)).max().unwrap_or(0);
     let gap = (last - first) / (successes().count().max(2) as u64 - 1);
     let silence = run.end.saturating_sub(last);
-    let stopped = failed_since >= FAILED_SINCE_MIN
-        && silence >= SILENCE_MIN_NS
-        && silence >= SILENCE_GAPS * gap;
-    stopped.then(|| {
+    let silent = silence >= SILENCE_MIN_NS && silence >= SILENCE_GAPS * gap;
+    let seconds = silence as f64 / 1e9;
+    if silent && failed_since >= FAILED_SINCE_MIN {
+        return Some(format!(
+            "no request succeeded in the last {seconds:.1} s, and {failed_since} failed: has the \
+             service ended?"
+        ));
+    }
+    // Without a time-out, requests to a service that hangs do not fail.
+    let hangs = silent && waiting > 0 && silence >= SILENCE_GAPS * longest;
+    hangs.then(|| {
         format!(
-            "no request succeeded in the last {:.1} s, and {failed_since} failed: has the service \
-             ended?",
-            silence as f64 / 1e9
+            "no request succeeded in the last {seconds:.1} s, and {waiting} still wait for an answer, \
+             where the slowest before took {:.1} s: does the service hang?",
+            longest as f64 / 1e9
         )
     })
 }

@@ -108,10 +108,12 @@ impl Account {
         let first = window.to_ns != self.last.1;
         self.last = (window.from_ns, window.to_ns);
         let mut threads = workers::RoleTimes::default();
-        self.workers.window(window, &mut threads);
+        let mut earlier = workers::RoleTimes::default();
+        self.workers.window(window, &mut threads, &mut earlier);
         for sums in [&mut self.window, &mut self.total] {
             sums.window(window, first, &threads);
         }
+        self.total.rest.threads.add_all(&earlier);
     }
 
     /// What happened in the window that [`Self::window`] told of. The next one begins.

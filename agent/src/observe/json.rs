@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::session::Output;
+use super::{session::Output, text::SHORTEST_S};
 use crate::model::account::{Account, Figures, Summary};
 
 /// Fields may be added, never renamed.
@@ -51,6 +51,14 @@ impl<W: Write> Lines<W> {
 
 impl<W: Write> Output for Lines<W> {
     fn window(&mut self, figures: &Figures, _account: &Account) -> anyhow::Result<()> {
+        let mut figures = figures.clone();
+        if figures.to_s - figures.from_s < SHORTEST_S {
+            // The last one may be some milliseconds long, and hold what was in hand: no rate. JSON has
+            // no NaN, and writes null.
+            figures.requests.answered_per_s = f64::NAN;
+            figures.connections.accepted_per_s = f64::NAN;
+        }
+        let figures = &figures;
         self.line(&WindowLine { r#type: "window", schema_version: SCHEMA_VERSION, figures })
     }
 

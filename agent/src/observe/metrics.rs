@@ -76,7 +76,11 @@ fn answer(stream: &TcpStream, exposed: &Mutex<String>, until: Instant) -> io::Re
     let answer = match question(stream, until)? {
         Question::Metrics => {
             let body = exposed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            response("200 OK", "text/plain; version=0.0.4; charset=utf-8", &body)
+            if body.is_empty() {
+                response("503 Service Unavailable", "text/plain", "nothing was measured yet\n")
+            } else {
+                response("200 OK", "text/plain; version=0.0.4; charset=utf-8", &body)
+            }
         }
         Question::Other => response("404 Not Found", "text/plain", "see /metrics\n"),
         Question::Bad => response("400 Bad Request", "text/plain", "GET /metrics only\n"),

@@ -2,6 +2,10 @@
 
 use crate::record::{KernelData, RunData};
 
+/// What is sent again, at most, for one SYN or final ACK that was turned away: six SYNs and five
+/// SYN/ACKs (tcp_syn_retries, tcp_synack_retries).
+const REPEATS_PER_DROP: u64 = 11;
+
 /// Whether TCP waited for its timers instead of for the delay alone. A backlog that is full makes
 /// handshakes repeat as well, and is the service's own doing: those are told, and no more.
 pub(super) fn judge(
@@ -23,7 +27,8 @@ pub(super) fn judge(
         reasons.push(format!(
             "{} retransmission timeouts fired on the service's connections through {device}: what \
              was measured is in part TCP waiting for its timers, not the delay; look for packets \
-             that are lost, or a delay beyond TCP's first timeout of 1 s",
+             that are lost, or a delay beyond TCP's timeout (1 s for a connection's first packet, later \
+             what its round trips took and 0.2 s)",
             sent.timeouts
         ));
     }
@@ -42,6 +47,12 @@ pub(super) fn judge(
              waiting for its timers, not the delay; look for packets that are lost, or a delay \
              beyond TCP's first timeout of 1 s"
         )),
-        (_, n) => notes.push(format!("{repeated}: a full backlog had turned {n} away")),
+        (repeats, n) if repeats <= REPEATS_PER_DROP * n => {
+            notes.push(format!("{repeated}: a full backlog had turned {n} away"));
+        }
+        (_, n) => reasons.push(format!(
+            "{repeated}, far more than the {n} that a full backlog had turned away: what was measured \
+             is in part TCP waiting for its timers, not the delay; look for packets that are lost"
+        )),
     }
 }

@@ -109,9 +109,9 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Adds the time of a window's threads to `times`. That of a thread which has had no role so
-    /// far comes with the window in which it gets one.
-    pub fn window(&mut self, window: &Window, times: &mut RoleTimes) {
+    /// Adds the time of a window's threads to `times`, and to `earlier` what threads that get a role
+    /// in it did before: that is part of no window, and of the whole.
+    pub fn window(&mut self, window: &Window, times: &mut RoleTimes, earlier: &mut RoleTimes) {
         if window.to_ns != self.last_ns {
             // Every live thread is in every window: those that were not in the last one have ended.
             let last_ns = self.last_ns;
@@ -129,7 +129,7 @@ impl Workers {
             thread.role = role(thread.role, seen);
             match thread.role {
                 Some(role) => {
-                    times.add(role, &std::mem::take(&mut thread.before));
+                    earlier.add(role, &std::mem::take(&mut thread.before));
                     times.add(role, &seen.ns);
                 }
                 None => thread.before.iter_mut().zip(seen.ns).for_each(|(sum, ns)| *sum += ns),
@@ -186,11 +186,22 @@ mod tests {
     #[test]
     fn a_thread_that_becomes_a_worker_was_one_before() {
         let (mut workers, mut times) = (Workers::default(), RoleTimes::default());
-        workers.window(&window(100, vec![thread(2, 30, 70), thread(3, 100, 0)]), &mut times);
+        let mut earlier = RoleTimes::default();
+        workers.window(
+            &window(100, vec![thread(2, 30, 70), thread(3, 100, 0)]),
+            &mut times,
+            &mut earlier,
+        );
         assert!(times.figures(100).is_empty(), "nobody has done anything yet");
         let reads = ThreadWindow { requests: 1, ..thread(2, 100, 0) };
-        workers.window(&window(200, vec![reads, thread(3, 100, 0)]), &mut times);
-        workers.window(&window(300, vec![thread(2, 100, 0), thread(3, 100, 0)]), &mut times);
+        workers.window(&window(200, vec![reads, thread(3, 100, 0)]), &mut times, &mut earlier);
+        workers.window(
+            &window(300, vec![thread(2, 100, 0), thread(3, 100, 0)]),
+            &mut times,
+            &mut earlier,
+        );
+        assert_eq!(earlier.of(Role::Worker).iter().sum::<u64>(), 100);
+        times.add_all(&earlier);
         let [worker] = &times.figures(300)[..] else { panic!("{times:?}") };
         assert_eq!((worker.role, worker.threads), ("worker", 1.0));
         assert!((worker.time["cpu"] - 230.0 / 300.0).abs() < 1e-9);
@@ -201,8 +212,9 @@ mod tests {
     #[test]
     fn an_executor_asks_and_does_not_read() {
         let (mut workers, mut times) = (Workers::default(), RoleTimes::default());
+        let mut earlier = RoleTimes::default();
         let asks = ThreadWindow { db_turns: 1, ..thread(2, 10, 0) };
-        workers.window(&window(100, vec![asks]), &mut times);
+        workers.window(&window(100, vec![asks]), &mut times, &mut earlier);
         assert_eq!(times.figures(100)[0].role, "executor");
         assert_eq!(times.of(Role::Worker), &[0; class::COUNT]);
     }
@@ -210,9 +222,10 @@ mod tests {
     #[test]
     fn ended_threads_are_forgotten() {
         let (mut workers, mut times) = (Workers::default(), RoleTimes::default());
+        let mut earlier = RoleTimes::default();
         for at in 1..1_000_u32 {
             let reads = ThreadWindow { requests: 1, ..thread(at, 1, 0) };
-            workers.window(&window(u64::from(at) * 100, vec![reads]), &mut times);
+            workers.window(&window(u64::from(at) * 100, vec![reads]), &mut times, &mut earlier);
             assert!(workers.threads.len() <= 2);
         }
         assert_eq!(times.of(Role::Worker)[class::CPU], 999);
@@ -221,11 +234,12 @@ mod tests {
     #[test]
     fn the_parts_of_a_window_belong_together() {
         let (mut workers, mut times) = (Workers::default(), RoleTimes::default());
+        let mut earlier = RoleTimes::default();
         for at in [100, 200] {
             let requests = u64::from(at == 100);
             for tid in [2, 3] {
                 let seen = ThreadWindow { requests, ..thread(tid, 10, 0) };
-                workers.window(&window(at, vec![seen]), &mut times);
+                workers.window(&window(at, vec![seen]), &mut times, &mut earlier);
             }
         }
         assert_eq!(times.of(Role::Worker)[class::CPU], 40);
