@@ -81,7 +81,8 @@ pub fn predict(cell: &Cell, delay_ns: u64) -> Prediction {
         return nothing("the run was made without the agent, so nobody counted round trips");
     };
     if !cell.validity.valid {
-        return nothing("the run it would be made from is invalid");
+        let why = cell.validity.reasons.join("; ");
+        return nothing(&format!("the run it would be made from is invalid: {why}"));
     }
     if let Some(other) = cell.in_force.iter().flatten().next() {
         return nothing(&format!(

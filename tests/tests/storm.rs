@@ -1,5 +1,5 @@
-//! Agents killed at random moments, alone and with their guardians, while they add, hold and clear an
-//! impairment and in paired sessions: nothing is left within a second. `long_storm.rs` does the same
+//! Agents killed at random moments, alone and with their guardians, while they add, hold, change and clear an
+//! impairment, on ramps and in paired sessions: nothing is left within a second. `long_storm.rs` does the same
 //! for longer.
 #![allow(clippy::panic, reason = "a test: what it found goes into the message")]
 

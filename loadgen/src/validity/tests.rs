@@ -183,6 +183,29 @@ fn notes_do_not_make_a_run_invalid() {
     }
 }
 
+/// Nothing fails where nobody gives up waiting.
+#[test]
+fn a_service_that_hangs_is_not_valid() {
+    let hung = |silent_ns: u64| {
+        let (mut run, ..) = good();
+        let end = run.end;
+        for record in &mut run.records {
+            if record.c4 + silent_ns > end {
+                record.outcome = Outcome::Unfinished;
+            }
+        }
+        let done = run.records.iter().filter(|one| one.outcome == Outcome::Success);
+        let longest = done.map(|one| one.c4 - one.c0).max().unwrap();
+        (stopped_answering(&run), longest)
+    };
+    let (told, longest) = hung(30 * SECOND);
+    assert!(30 * SECOND > 5 * longest, "{longest}");
+    assert!(told.is_some_and(|told| told.contains("does the service hang?")));
+    // No longer than some have taken before.
+    let (told, longest) = hung(SECOND / 4);
+    assert_eq!((told, longest > 0), (None, true));
+}
+
 #[test]
 fn a_service_that_fails_everybody_at_the_end_has_stopped() {
     let refused = |wanted: fn(usize, u64, u64) -> bool| {

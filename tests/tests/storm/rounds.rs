@@ -29,16 +29,22 @@ pub(crate) enum Kind {
     Adding,
     /// While it is there.
     InForce,
+    /// While another command changes it.
+    Changing,
+    /// While it follows a ramp.
+    Ramp,
     /// While it is taken away.
     Clearing,
     /// At any moment of a paired session.
     Paired,
-    /// Agent and guardian at once, by their control group, at any moment of the first three.
+    /// Agent and guardian at once, by their control group, at any moment of the others.
     Group,
 }
 
-pub(crate) const KINDS: [Kind; 5] =
-    [Kind::Adding, Kind::InForce, Kind::Clearing, Kind::Paired, Kind::Group];
+/// One command, from its beginning to its end.
+const ALONE: [Kind; 5] = [Kind::Adding, Kind::InForce, Kind::Changing, Kind::Ramp, Kind::Clearing];
+pub(crate) const KINDS: [Kind; 7] =
+    [ALONE[0], ALONE[1], ALONE[2], ALONE[3], ALONE[4], Kind::Paired, Kind::Group];
 
 /// Everything that a round needs.
 pub(crate) struct Storm {
@@ -47,8 +53,7 @@ pub(crate) struct Storm {
     listener: TcpListener,
     group: PathBuf,
     dice: Dice,
-    /// `add` with these.
-    arguments: String,
+    engine: String,
     adding: Duration,
     clearing: Duration,
     /// Whether the kernel keeps what an agent and its guardian leave, until the next command.
@@ -73,7 +78,7 @@ impl Storm {
             listener,
             group,
             dice: Dice::new()?,
-            arguments: format!("--dev eth0 --netns NS --delay 50ms --engine {engine}"),
+            engine: engine.to_owned(),
             adding: Duration::ZERO,
             clearing: Duration::ZERO,
             kept: engine == "netem",
@@ -103,12 +108,12 @@ impl Storm {
 
     fn round(&mut self, kind: Kind) -> Result<Duration> {
         let (moment, killed, programs) = match kind {
-            Kind::Adding | Kind::InForce | Kind::Clearing => self.kill(kind, false)?,
             Kind::Group => {
-                let when = [Kind::Adding, Kind::InForce, Kind::Clearing][self.dice.below(3)];
+                let when = ALONE[self.dice.below(ALONE.len())];
                 self.kill(when, true)?
             }
             Kind::Paired => self.paired()?,
+            _ => self.kill(kind, false)?,
         };
         if kind == Kind::Group && self.kept {
             // Nobody is left to do it; the next command does, whatever it is.
@@ -125,9 +130,14 @@ impl Storm {
 
     /// One `add`, killed: itself, or its whole control group.
     fn kill(&mut self, when: Kind, group: bool) -> Result<(String, Instant, BTreeSet<u32>)> {
+        let what = match when {
+            // A change every 10 ms.
+            Kind::Ramp => "--schedule 0s:20ms,60s~80ms",
+            _ => "--delay 50ms",
+        };
         let mut child = self
             .bench
-            .command(&format!("add {}", self.arguments))?
+            .command(&format!("add --dev eth0 --netns NS {what} --engine {}", self.engine))?
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
@@ -137,6 +147,8 @@ impl Storm {
         }
         let wait = match when {
             Kind::Adding => self.dice.up_to(self.adding * 5 / 4),
+            // It starts, asks and is answered in about that time.
+            Kind::Changing => self.dice.up_to(self.adding),
             Kind::Clearing => self.dice.up_to(self.clearing * 5 / 4),
             _ => self.dice.up_to(SECOND / 10),
         };
@@ -145,6 +157,11 @@ impl Storm {
         }
         if when == Kind::Clearing {
             kill(Pid::from_raw(child.id() as i32), Signal::SIGINT)?;
+        }
+        let mut changer = None;
+        if when == Kind::Changing {
+            let mut change = self.bench.command("change --dev eth0 --netns NS --delay 30ms")?;
+            changer = Some(change.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
         }
         // Packets are held when the kill comes.
         let probe =
@@ -160,6 +177,9 @@ impl Storm {
         }
         let killed = Instant::now();
         child.wait()?;
+        if let Some(mut changer) = changer {
+            changer.wait()?;
+        }
         Ok((format!("{wait:?} {when:?}, group: {group}"), killed, programs))
     }
 
