@@ -11,8 +11,10 @@ use anyhow::{Context as _, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::{
+    measure::Measurement,
     model::text as escape,
     sys::{
+        clock,
         discover::{self, Listening, Wanted},
         observe::{Observer, Target},
         privilege, stops,
@@ -135,6 +137,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // While this is the only thread: the others inherit what is left.
     privilege::keep_what_observing_needs()
         .context("cannot give up the capabilities that are not needed")?;
+    let start_ns = clock::monotonic_ns();
+    let measurement = Measurement::start(Box::new(observer), &service, start_ns);
+    // What happens from now on counts in full.
     eprintln!("agent: {}", said(&service, port, &db_ports));
 
     let mut output: Box<dyn Output> = if args.json {
@@ -152,7 +157,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         output =
             Box::new(metrics::WithMetrics::new(output, listener).context("cannot serve metrics")?);
     }
-    match session::run(&mut service, observer, &stop, args.duration, output.as_mut()) {
+    match session::run(&mut service, (start_ns, measurement), &stop, args.duration, output.as_mut())
+    {
         Ok(Ending::Asked) => Ok(ExitCode::SUCCESS),
         Ok(Ending::Gone) => bail!(
             "the service's processes have ended, or nobody holds its socket any more: start it again \

@@ -12,7 +12,7 @@ use crate::{
     sys::{
         clock,
         discover::{self, Life, Listening},
-        observe::{Event, Observer},
+        observe::Event,
     },
 };
 
@@ -80,21 +80,20 @@ impl Surroundings for Listening {
     }
 }
 
-/// Measures until `stop` is set, `duration` is over, the user wants to end, or the service does.
+/// Goes on with a measurement that began at that time, until `stop` is set, `duration` is over, the
+/// user wants to end, or the service does.
 ///
 /// # Errors
 /// Nothing can be shown any more, or a process cannot be followed.
 pub(super) fn run(
     service: &mut Listening,
-    observer: Observer,
+    (start_ns, mut measurement): (u64, Measurement),
     stop: &AtomicBool,
     duration: Option<Duration>,
     output: &mut dyn Output,
 ) -> anyhow::Result<Ending> {
-    let start_ns = clock::monotonic_ns();
     let end_ns = duration.map_or(u64::MAX, |length| start_ns.saturating_add(nanoseconds(length)));
     let mut account = Account::new(start_ns)?;
-    let mut measurement = Measurement::start(Box::new(observer), service, start_ns);
     let mut next_alive_ns = start_ns + ALIVE_EVERY_NS;
     let ended = loop {
         let now_ns = clock::monotonic_ns();
