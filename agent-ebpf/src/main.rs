@@ -23,17 +23,8 @@ mod connection;
 mod emit;
 mod kernel;
 mod maps;
+mod object;
 mod thread;
 mod transfer;
 mod turn;
 mod wait;
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";

@@ -16,10 +16,10 @@ static OFFSETS: Offsets = unsafe { core::mem::zeroed() };
 #[unsafe(no_mangle)]
 static SESSION: Session = unsafe { core::mem::zeroed() };
 
-/// One offset. Volatile, or the compiler would fold the zero that stands in the object file.
+/// One offset.
 macro_rules! offset {
     ($field:ident) => {
-        unsafe { core::ptr::read_volatile(&raw const (*$crate::maps::offsets()).$field) as usize }
+        $crate::object::constant(unsafe { &raw const (*$crate::maps::offsets()).$field }) as usize
     };
 }
 pub(crate) use offset;
@@ -27,7 +27,7 @@ pub(crate) use offset;
 /// One field of the session.
 macro_rules! session {
     ($field:ident) => {
-        unsafe { core::ptr::read_volatile(&raw const (*$crate::maps::session_constants()).$field) }
+        $crate::object::constant(unsafe { &raw const (*$crate::maps::session_constants()).$field })
     };
 }
 pub(crate) use session;

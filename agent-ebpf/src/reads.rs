@@ -7,19 +7,3 @@ use aya_ebpf::helpers::bpf_probe_read_kernel;
 pub(crate) fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
     unsafe { bpf_probe_read_kernel((base as usize + offset as usize) as *const T) }.ok()
 }
-
-/// A constant of the object. Volatile, or the compiler would fold the zero that stands in its file.
-#[inline(always)]
-pub(crate) fn constant<T: Copy>(place: *const T) -> T {
-    unsafe { core::ptr::read_volatile(place) }
-}
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";

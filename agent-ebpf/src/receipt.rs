@@ -16,6 +16,7 @@
               an entry point without documentation"
 )]
 
+mod object;
 mod reads;
 
 use agent_common::histogram::{self, COLUMNS, ROWS};
@@ -27,7 +28,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 
-use crate::reads::{constant, read};
+use crate::{object::constant, reads::read};
 
 /// Packets that may be in the discipline at once; as many as it is told to hold.
 const MAX_PACKETS: u32 = 131_072;

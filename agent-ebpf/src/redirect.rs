@@ -15,6 +15,7 @@
               an entry point without documentation"
 )]
 
+mod object;
 mod scope;
 
 use aya_ebpf::{
@@ -24,7 +25,7 @@ use aya_ebpf::{
     programs::{SkBuffContext, TcContext},
 };
 
-use scope::At;
+use crate::{object::constant, scope::At};
 
 const ETH_P_IP: u32 = (0x0800u16).to_be() as u32;
 const ETH_P_IPV6: u32 = (0x86DDu16).to_be() as u32;
@@ -38,12 +39,6 @@ static VETH: u32 = 0;
 /// Whether only some packets are impaired, 0 or 1.
 #[unsafe(no_mangle)]
 static FILTERED: u32 = 0;
-
-/// Volatile, or the compiler would fold the zero that stands in the object file.
-#[inline(always)]
-fn constant(place: *const u32) -> u32 {
-    unsafe { core::ptr::read_volatile(place) }
-}
 
 /// Whether the helper bridge can hold it: plain IPv4 and IPv6. A VLAN device passes its packets down
 /// here tagged; they would cross the bridge without a stop.
@@ -90,13 +85,3 @@ pub fn picked(ctx: TcContext) -> i32 {
 pub fn queued(ctx: SkBuffContext) -> i64 {
     i64::from(scope::takes(ctx.skb.skb, At::Netfilter))
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";

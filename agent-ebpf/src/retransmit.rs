@@ -14,6 +14,7 @@
               an entry point without documentation"
 )]
 
+mod object;
 mod reads;
 
 use agent_common::receipt::retransmit::{COUNT, PROBES, SEGMENTS, SYNACKS, TIMEOUTS};
@@ -23,7 +24,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 
-use crate::reads::{constant, read};
+use crate::{object::constant, reads::read};
 
 /// `TCP_CA_Recovery` and `TCP_CA_Loss` (include/uapi/linux/tcp.h).
 const RECOVERY: u8 = 3;
