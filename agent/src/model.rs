@@ -17,6 +17,7 @@ pub mod postgres;
 pub mod prng;
 pub mod probability;
 pub mod proc_net;
+pub mod proc_stat;
 pub mod qdisc_tree;
 pub mod rtlink;
 pub mod schedule;

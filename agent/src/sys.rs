@@ -19,6 +19,7 @@ pub mod observe;
 pub mod operator;
 pub mod peer;
 pub mod privilege;
+pub mod process;
 pub mod qdisc;
 mod raw_tracepoint;
 pub mod realtime;

@@ -14,6 +14,7 @@ use crate::sys::netem::{self, Before};
 use crate::sys::netlink::Conn;
 use crate::sys::netns::Netns;
 use crate::sys::nfqueue::Delay;
+use crate::sys::process;
 use crate::sys::qdisc;
 
 /// Cleans up behind every dead agent that this one can tell to be dead, by its entry: a run without
@@ -123,6 +124,17 @@ pub(super) struct Orphan {
     pub(super) tx_queue_len: u32,
 }
 
+impl Orphan {
+    /// In words.
+    pub(super) fn told(&self) -> String {
+        let Self { place, tx_queue_len, .. } = self;
+        format!(
+            "{place}: removed a qdisc that no agent answers for; the interface's transmit queue takes \
+             {tx_queue_len} packets, and whether it did before is not known"
+        )
+    }
+}
+
 /// Removes qdiscs of ours that neither a live entry nor a live guardian answers for, on interfaces
 /// that `wanted` picks by name and namespace inode. Call it with the registry locked.
 pub(super) fn orphans(
@@ -207,12 +219,7 @@ fn reachable() -> BTreeMap<u64, Netns> {
     let mut found = BTreeMap::new();
     let current = Netns::current().into_iter();
     let named = Netns::names().into_iter().filter_map(|name| Netns::named(&name).ok());
-    let of_processes = std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| Netns::of_pid(pid).ok());
+    let of_processes = process::pids().into_iter().filter_map(|pid| Netns::of_pid(pid).ok());
     for netns in current.chain(named).chain(of_processes) {
         found.entry(netns.inode()).or_insert(netns);
     }

@@ -21,6 +21,7 @@ use crate::model::impairment::{Direction, Engine, Impairment};
 use crate::model::schedule::Schedule;
 use crate::sys::netem::Before;
 use crate::sys::netns::Origin;
+use crate::sys::process;
 
 /// Where the files are. Emptied by a reboot, as the kernel's state is.
 pub(super) const DIRECTORY: &str = "/run/dwell";
@@ -159,17 +160,7 @@ pub(super) fn unix_now() -> u64 {
 
 /// When process `pid` started, in clock ticks since boot; None if there is none (a zombie included).
 pub(super) fn start_time(pid: u32) -> Option<u64> {
-    parse_start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// Field 22 of `/proc/PID/stat`, unless field 3 says that the process is dead. The command's name
-/// before it may hold anything, closing brackets included.
-fn parse_start_time(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    match fields.next()? {
-        "Z" | "X" => None,
-        _ => fields.nth(18)?.parse().ok(),
-    }
+    process::stat(pid).map(|stat| stat.started)
 }
 
 /// Makes the directory, and refuses one that somebody else could have filled.
@@ -293,16 +284,6 @@ fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> InjectErro
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_start_time_is_found_behind_any_name() {
-        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
-        assert_eq!(parse_start_time(&format!("7 (a b) c) {rest}")), Some(4242));
-        assert_eq!(parse_start_time(&format!("7 (x) {}", rest.replace('S', "Z"))), None);
-        assert_eq!(parse_start_time("7 (x"), None);
-        assert!(start_time(std::process::id()).is_some());
-        assert_eq!(start_time(4_194_305), None);
-    }
 
     #[test]
     fn an_entry_of_another_version_is_held_while_its_process_lives() {

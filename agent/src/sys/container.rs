@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::process;
 use crate::model::container::{self, ContainerError, Inside};
 
 /// The first process of the container whose id begins with `given`.
@@ -9,12 +10,7 @@ use crate::model::container::{self, ContainerError, Inside};
 /// # Errors
 /// No container fits, or several do.
 pub fn first_process(given: &str) -> Result<Inside, ContainerError> {
-    let pids = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let all: Vec<Inside> = pids.filter_map(inside).collect();
+    let all: Vec<Inside> = process::pids().into_iter().filter_map(inside).collect();
     container::first_process(given, &all)
 }
 
@@ -27,7 +23,6 @@ fn inside(pid: u32) -> Option<Inside> {
     let cgroup = read("cgroup")?;
     let id = container::id_of(&cgroup)?.to_owned();
     let inner_pid = container::inner_pid(&read("status")?)?;
-    // Field 22 of stat, behind a name that may hold anything.
-    let started = read("stat")?.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let started = process::stat(pid)?.started;
     Some(Inside { pid, inner_pid, started, id })
 }

@@ -18,7 +18,7 @@ mod serving;
 mod wanted;
 
 use inside::Inside;
-pub(super) use process::{Identity, pids};
+pub(super) use process::Identity;
 
 pub use listening::{Life, Listening};
 pub use process::thread_name;

@@ -7,9 +7,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use super::discover::{Identity, pids};
+use super::discover::Identity;
 use super::guardian;
 use super::netns::{NAMED, Netns, Origin};
+use super::process::pids;
 
 /// What a namespace lives on. Does not hold it open.
 #[derive(Debug)]

@@ -16,7 +16,10 @@ use super::{
     btf::{BtfError, KernelTypes},
     facts,
 };
-use crate::model::plan::{self, Attach, Hook, Plan};
+use crate::model::{
+    plan::{self, Attach, Hook, Plan},
+    text::with_causes,
+};
 
 mod missed;
 
@@ -86,13 +89,7 @@ impl ObserveError {
 /// what it refused.
 fn chain(error: &dyn std::error::Error) -> String {
     const LAST_LINES: usize = 12;
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
+    let text = with_causes(error);
     let lines: Vec<&str> = text.lines().collect();
     match lines.as_slice() {
         [first, .., _] if lines.len() > LAST_LINES + 1 => {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
+use super::process;
 use crate::model::proc_net::{self, Connection};
 
 /// What the process at the server's end of an SSH session is called: OpenSSH before and since 9.8,
@@ -27,20 +28,12 @@ pub struct Session {
 pub fn ssh_session() -> Option<Session> {
     let mut pid = std::process::id();
     for _ in 0..MAX_ANCESTORS {
-        pid = parent(pid)?;
+        pid = process::stat(pid).map(|stat| stat.parent).filter(|parent| *parent > 0)?;
         if let Some(session) = session_of(pid) {
             return Some(session);
         }
     }
     None
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat).into_owned();
-    // The name before it may hold anything, closing brackets included.
-    let ppid = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-    (ppid > 0).then_some(ppid)
 }
 
 fn session_of(pid: u32) -> Option<Session> {

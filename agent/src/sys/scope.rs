@@ -7,6 +7,8 @@ use aya::maps::Array;
 use aya::programs::{SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 
+use crate::model::text::with_causes;
+
 /// The programs, as `cargo xtask build-ebpf` made them.
 #[cfg(not(ebpf_object_missing))]
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DWELL_REDIRECT_OBJECT"));
@@ -47,7 +49,7 @@ impl Picker {
             .program_mut(name)
             .and_then(|program| program.try_into().ok())
             .ok_or(Self::MISSING)?;
-        program.load().map_err(|error| causes(&error))?;
+        program.load().map_err(|error| with_causes(&error))?;
         Ok(Self { programs, name })
     }
 
@@ -59,30 +61,18 @@ impl Picker {
             .program_mut(name)
             .and_then(|program| program.try_into().ok())
             .ok_or(Self::MISSING)?;
-        program.load().map_err(|error| causes(&error))?;
+        program.load().map_err(|error| with_causes(&error))?;
         Ok(Self { programs, name })
     }
 
     pub(super) fn fd(&self) -> Result<BorrowedFd<'_>, String> {
         let program = self.programs.program(self.name).ok_or(Self::MISSING)?;
-        program.fd().map(AsFd::as_fd).map_err(|error| causes(&error))
+        program.fd().map(AsFd::as_fd).map_err(|error| with_causes(&error))
     }
 }
 
 fn object(filter: &Filter) -> Result<Ebpf, String> {
-    let mut programs = EbpfLoader::new().load(OBJECT).map_err(|error| causes(&error))?;
+    let mut programs = EbpfLoader::new().load(OBJECT).map_err(|error| with_causes(&error))?;
     set(&mut programs, filter)?;
     Ok(programs)
-}
-
-/// An error with all that caused it.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

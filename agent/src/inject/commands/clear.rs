@@ -65,11 +65,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             failures.push(InjectError::HeldElsewhere(orphan.place));
             continue;
         }
-        say(&format!(
-            "{}: removed a qdisc that no agent answers for; the interface's transmit queue takes {} \
-             packets, and whether it did before is not known",
-            orphan.place, orphan.tx_queue_len
-        ));
+        say(&orphan.told());
         ended += 1;
     }
     if args.dev.is_none() && inode.is_none() {

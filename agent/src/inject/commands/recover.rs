@@ -23,11 +23,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
             say(&format!("{}: an agent that lives holds it; left alone", orphan.place));
             continue;
         }
-        say(&format!(
-            "{}: removed a qdisc that no agent answers for; the interface's transmit queue takes {} \
-             packets, and whether it did before is not known",
-            orphan.place, orphan.tx_queue_len
-        ));
+        say(&orphan.told());
         done += 1;
     }
     for path in registry::litter()? {

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use agent_common::wire::Process;
 
 use crate::model::text;
+use crate::sys::process::{pids, stat};
 
 /// Longest command line that is kept, in bytes: all of a message's processes must fit its frame.
 const MAX_CMDLINE: usize = 200;
@@ -23,39 +24,13 @@ pub(in crate::sys) struct Identity {
 impl Identity {
     /// The process that has this pid now.
     pub(in crate::sys) fn of(pid: u32) -> Option<Self> {
-        // The name in it may hold any bytes.
-        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-        Some(Self { pid, start: start_time(&String::from_utf8_lossy(&stat))? })
+        Some(Self { pid, start: stat(pid)?.started })
     }
 
     /// Whether it still runs.
     pub(in crate::sys) fn alive(&self) -> bool {
         Self::of(self.pid) == Some(*self)
     }
-}
-
-/// When a process started, in clock ticks since boot; None for a zombie. The name may hold anything,
-/// so fields count from its closing bracket.
-fn start_time(stat: &str) -> Option<u64> {
-    let (_, after) = stat.rsplit_once(')')?;
-    let mut fields = after.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
-}
-
-/// Every pid, ascending.
-pub(in crate::sys) fn pids() -> Vec<u32> {
-    let mut pids: Vec<u32> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
-    pids.sort_unstable();
-    pids
 }
 
 /// Every network namespace that a process is in, by inode, with some of its processes.
@@ -124,14 +99,6 @@ pub(super) fn describe(pid: u32) -> Process {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_cannot_shift_the_fields() {
-        let stat = "7 (a) Z 1 (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 424242 20 21";
-        assert_eq!(start_time(stat), Some(424_242));
-        assert_eq!(start_time(&stat.replace(") S", ") Z")), None);
-        assert_eq!(start_time("7 (a"), None);
-    }
 
     #[test]
     fn this_process_lives_and_another_of_its_pid_does_not() {

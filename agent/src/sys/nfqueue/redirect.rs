@@ -6,6 +6,7 @@ use aya::EbpfLoader;
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 
+use crate::model::text::with_causes;
 use crate::sys::scope::{self, OBJECT};
 
 /// Why they could not be attached.
@@ -76,6 +77,6 @@ fn of_program(error: ProgramError) -> RedirectError {
         {
             RedirectError::NoTcx
         }
-        other => RedirectError::Other(scope::causes(&other)),
+        other => RedirectError::Other(with_causes(&other)),
     }
 }
