@@ -1,5 +1,6 @@
 //! The stream of a peer: frames, then messages of either direction.
 #![no_main]
+#![allow(clippy::expect_used, reason = "a failure is what the fuzzer looks for")]
 
 use agent_common::wire::{self, Frames, ToAgent, ToLoadgen};
 use libfuzzer_sys::fuzz_target;
