@@ -153,7 +153,7 @@ fn stopped_answering(run: &RunData) -> Option<String> {
     if silent && failed_since >= FAILED_SINCE_MIN {
         return Some(format!(
             "no request succeeded in the last {seconds:.1} s, and {failed_since} failed: has the \
-             service ended?"
+             service ended, or what it depends on?"
         ));
     }
     // Without a time-out, requests to a service that hangs do not fail.

@@ -189,6 +189,58 @@ fn a_run_in_which_tcps_timers_fired_is_invalid() -> Result<()> {
     Ok(())
 }
 
+/// Every request fails from then on: the run goes on to its end, says what failed and since when, and
+/// the delay is gone afterwards.
+#[test]
+fn a_database_that_goes_away_in_mid_run_makes_it_invalid() -> Result<()> {
+    let mut lab = lab("paired-postgres-gone")?;
+    lab.start_postgres(&PostgresSpec::study(1000))?;
+    lab.start_server(&App::StudySync)?;
+    lab.get("/io_read")?;
+    let before = state(&lab)?;
+    let agent = Agent::start(lab.logs(), &["--allow-dev", "eth0"])?;
+    let address = agent.address();
+    let run = std::thread::scope(|scope| -> Result<_> {
+        let load = scope.spawn(|| {
+            let load = ["--users", "5", "--ramp", "10/s", "--hold", "8s", "--db-port", "5432"];
+            let delayed = ["--delay", "5ms", "--agent", &address];
+            paired::run(&lab, "/io_read", "gone", &[&load[..], &delayed].concat())
+        });
+        std::thread::sleep(Duration::from_secs(5));
+        let postgres = lab.postgres().context("no Postgres")?;
+        postgres.process().signal(nix::sys::signal::Signal::SIGKILL)?;
+        load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?
+    })?;
+    println!("{}", run.text);
+    assert_eq!(run.code, Some(3), "{}", run.text);
+    assert!(run.text.contains("500 Internal Server Error"), "{}", run.text);
+    assert!(run.text.contains("no request succeeded in the last"), "{}", run.text);
+    assert!(number(run.cell()?, "/client/successes")? > 0.0);
+    drop(agent);
+    assert_eq!(state(&lab)?, before);
+    Ok(())
+}
+
+/// What no packet engine can delay is named.
+#[test]
+fn a_database_behind_a_unix_socket_is_named() -> Result<()> {
+    let mut lab = lab("paired-unix")?;
+    lab.start_postgres(&PostgresSpec { unix_socket: true, ..PostgresSpec::study(1000) })?;
+    lab.start_server(&App::StudySyncUnixSocket)?;
+    let agent = Agent::start(lab.logs(), &["--allow-dev", "eth0"])?;
+    let load = ["--users", "3", "--ramp", "10/s", "--hold", "3s", "--delay", "20ms"];
+    let address = agent.address();
+    let run = paired::run(&lab, "/io_read", "unix", &[&load[..], &["--agent", &address]].concat())?;
+    println!("{}", run.text);
+    // Wrapped at the terminal's width.
+    let text = run.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let socket = lab.postgres().and_then(|postgres| postgres.socket_directory());
+    let socket = socket.context("no socket")?.display().to_string();
+    assert!(text.contains(&format!("Unix socket {socket}")), "{}", run.text);
+    assert!(text.contains("no packet"), "{}", run.text);
+    Ok(())
+}
+
 /// Three servers that ask a database in each request, and whose worker is held by something else.
 #[test]
 fn control_servers_are_not_called_database() -> Result<()> {
