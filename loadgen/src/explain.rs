@@ -171,6 +171,9 @@ impl Evidence<'_> {
         if data.is_some_and(gone) {
             return Some("the service ended during the run".to_owned());
         }
+        if validity::stopped_answering(self.run).is_some() {
+            return Some("the service stopped answering during the run".to_owned());
+        }
         if self.delay_ended() {
             return Some("the delay ended during the run".to_owned());
         }

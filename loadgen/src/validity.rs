@@ -135,7 +135,7 @@ pub fn judge(run: &RunData, kernel: Option<&Kernel>, accounts: Option<&Accounts>
 }
 
 /// Whether the service failed everybody from some moment on: the rate is that of the time before.
-fn stopped_answering(run: &RunData) -> Option<String> {
+pub(crate) fn stopped_answering(run: &RunData) -> Option<String> {
     let ended = |wanted: fn(Outcome) -> bool| {
         run.records.iter().filter(move |record| wanted(record.outcome)).map(|record| record.c4)
     };

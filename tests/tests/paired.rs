@@ -197,7 +197,7 @@ fn a_database_that_goes_away_in_mid_run_makes_it_invalid() -> Result<()> {
     lab.start_postgres(&PostgresSpec::study(1000))?;
     lab.start_server(&App::StudySync)?;
     lab.get("/io_read")?;
-    let before = state(&lab)?;
+    let before = state_at_rest(&lab)?;
     let agent = Agent::start(lab.logs(), &["--allow-dev", "eth0"])?;
     let address = agent.address();
     let run = std::thread::scope(|scope| -> Result<_> {
@@ -215,6 +215,7 @@ fn a_database_that_goes_away_in_mid_run_makes_it_invalid() -> Result<()> {
     assert_eq!(run.code, Some(3), "{}", run.text);
     assert!(run.text.contains("500 Internal Server Error"), "{}", run.text);
     assert!(run.text.contains("no request succeeded in the last"), "{}", run.text);
+    assert_eq!(run.cell()?["explanation"]["verdict"], "cannot_tell", "{}", run.text);
     assert!(number(run.cell()?, "/client/successes")? > 0.0);
     drop(agent);
     assert_eq!(state(&lab)?, before);
@@ -279,13 +280,7 @@ fn a_killed_agent_ends_the_measurement_and_leaves_nothing() -> Result<()> {
     const ROUNDS: u32 = 20;
     let mut lab = lab("paired-kill")?;
     lab.start_server(&App::Control { steps: "sleep:5".to_owned() })?;
-    // The carrier of a new veth shows up to a second late.
-    let mut before = state(&lab)?;
-    let patience = Instant::now();
-    while before.contains("NO-CARRIER") && patience.elapsed() < Duration::from_secs(5) {
-        std::thread::sleep(Duration::from_millis(50));
-        before = state(&lab)?;
-    }
+    let before = state_at_rest(&lab)?;
     let mut in_mid_run = 0;
     for round in 0..ROUNDS {
         let mut agent = Agent::start(lab.logs(), &["--allow-dev", "eth0"])?;
@@ -340,6 +335,18 @@ fn a_killed_agent_ends_the_measurement_and_leaves_nothing() -> Result<()> {
     }
     assert!(in_mid_run >= ROUNDS / 2, "only {in_mid_run} kills came in mid-run");
     Ok(())
+}
+
+/// [`state`] of a laboratory that was just made: the carrier of a new veth shows up to a second late.
+fn state_at_rest(lab: &Lab) -> Result<String> {
+    let patience = Instant::now();
+    loop {
+        let now = state(lab)?;
+        if !now.contains("NO-CARRIER") || patience.elapsed() >= Duration::from_secs(5) {
+            return Ok(now);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// What an agent could leave in a namespace: links, qdiscs, rules, queues.
